@@ -1,9 +1,6 @@
 //! Measures cases: wall time in interleaved rounds, allocations, instructions.
 
-use std::{
-    io::Read,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use super::{Case, alloc::Allocations, worker::Worker};
 
@@ -68,13 +65,7 @@ fn instructions(case: &Case) -> Result<f64, String> {
     let mut worker = Worker::start_as(&mut valgrind, case, Stdio::piped())?;
     worker.time(INSTRUCTIONS_WARM_UP)?;
     worker.instructions(INSTRUCTIONS_COUNTED)?;
-    let mut child = worker.finish();
-    let mut report = String::new();
-    let stderr = child.stderr.as_mut().expect("stderr is a pipe");
-    stderr
-        .read_to_string(&mut report)
-        .map_err(|error| error.to_string())?;
-    child.wait().map_err(|error| error.to_string())?;
+    let report = worker.finish()?;
     let collected: f64 = report
         .lines()
         .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())

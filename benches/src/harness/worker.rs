@@ -75,10 +75,12 @@ impl Worker {
         self.order("instructions", calls).map(|_| ())
     }
 
-    /// Ends the worker and returns the process, to read what it left on stderr.
-    pub(crate) fn finish(mut self) -> Child {
+    /// Ends the worker; returns what it wrote to stderr, if that is a pipe.
+    pub(crate) fn finish(mut self) -> Result<String, String> {
         self.orders = None;
-        self.child
+        let output = self.child.wait_with_output();
+        let output = output.map_err(|error| format!("{}: {error}", self.name))?;
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     fn order(&mut self, order: &str, calls: u64) -> Result<[u64; 2], String> {
