@@ -128,3 +128,20 @@ fn print_table(arguments: &[String]) -> Result<(), String> {
     }
     table::print(&cases(), &wanted, rounds)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::cases;
+
+    #[test]
+    fn names_differ_and_bases_exist() {
+        let all = cases();
+        let names: BTreeSet<&str> = all.iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), all.len());
+        let mut bases = all.iter().filter_map(|case| case.base);
+        assert!(bases.all(|base| names.contains(base)));
+        assert!(names.iter().all(|name| !name.contains(char::is_whitespace)));
+    }
+}

@@ -148,7 +148,8 @@ fn write(measured: &BTreeMap<String, Cost>) -> Result<(), String> {
 }
 
 fn read() -> Result<BTreeMap<String, Cost>, String> {
-    let text = fs::read_to_string(CEILINGS).map_err(|error| format!("{CEILINGS}: {error}"))?;
+    let text = fs::read_to_string(CEILINGS)
+        .map_err(|error| format!("{CEILINGS}: {error} (`guard --update` writes it)"))?;
     let rows = text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
