@@ -1,6 +1,8 @@
-//! Panics answered by a response. The panic hook is silent: what it prints is not the layer's cost.
+//! Panics answered by a response. Nothing is printed by the panic hook, and no subscriber takes the event
+//! that either layer writes.
 
-use tower_http::catch_panic::CatchPanicLayer;
+use plimsoll::server::catch_panic::CatchPanicLayer;
+use tower_http::catch_panic::CatchPanicLayer as PeerLayer;
 use tower_layer::Layer;
 
 use crate::{
@@ -12,16 +14,27 @@ use crate::{
 };
 
 pub(crate) const CASES: &[Case] = &[
-    Case::peer("catch_panic/tower-http/admitted", BARE_ROUTER, || {
+    Case::ours("catch_panic/admitted", BARE_ROUTER, || {
         let router = router().layer(CatchPanicLayer::new());
         Subject::service(router.with_state(()), Traffic::menu())
     }),
-    Case::peer("catch_panic/tower-http/admitted/sf", BARE_SERVICE, || {
+    Case::ours("catch_panic/admitted/sf", BARE_SERVICE, || {
         Subject::service(CatchPanicLayer::new().layer(service()), Traffic::menu())
+    }),
+    Case::ours("catch_panic/panicking", BARE_ROUTER, || {
+        let router = router().layer(CatchPanicLayer::new());
+        Subject::service(router.with_state(()), Traffic::menu().panicking())
+    }),
+    Case::peer("catch_panic/tower-http/admitted", BARE_ROUTER, || {
+        let router = router().layer(PeerLayer::new());
+        Subject::service(router.with_state(()), Traffic::menu())
+    }),
+    Case::peer("catch_panic/tower-http/admitted/sf", BARE_SERVICE, || {
+        Subject::service(PeerLayer::new().layer(service()), Traffic::menu())
     }),
     Case::peer("catch_panic/tower-http/panicking", BARE_ROUTER, || {
         silence_panics();
-        let router = router().layer(CatchPanicLayer::new());
+        let router = router().layer(PeerLayer::new());
         Subject::service(router.with_state(()), Traffic::menu().panicking())
     }),
 ];

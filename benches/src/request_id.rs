@@ -4,6 +4,7 @@
 //! build the same features, so that the peer is faster here than with `uuid` as it comes.
 
 use http::HeaderName;
+use plimsoll::server::request_id::RequestIdLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_layer::Layer;
 
@@ -16,6 +17,21 @@ use crate::{
 };
 
 pub(crate) const CASES: &[Case] = &[
+    Case::ours("request_id/admitted", BARE_ROUTER, || {
+        let router = router().layer(RequestIdLayer::new());
+        Subject::service(router.with_state(()), Traffic::menu())
+    }),
+    Case::ours("request_id/admitted/sf", BARE_SERVICE, || {
+        Subject::service(RequestIdLayer::new().layer(service()), Traffic::menu())
+    }),
+    Case::ours("request_id/id_sent", BARE_ROUTER, || {
+        let router = router().layer(RequestIdLayer::new());
+        Subject::service(router.with_state(()), Traffic::menu().with_id())
+    }),
+    Case::ours("request_id/uuid_v7", BARE_ROUTER, || {
+        let router = router().layer(RequestIdLayer::new().uuid_v7());
+        Subject::service(router.with_state(()), Traffic::menu())
+    }),
     Case::peer("request_id/tower-http/admitted", BARE_ROUTER, || {
         let router = router().layer(ids());
         Subject::service(router.with_state(()), Traffic::menu())
