@@ -64,7 +64,12 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         let watch = Watch::new(observer);
         let inner = service.call(request);
         drop(entered);
-        Self { inner: Some(inner), watch, scope, facts }
+        Self {
+            inner: Some(inner),
+            watch,
+            scope,
+            facts,
+        }
     }
 }
 
@@ -81,7 +86,11 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let entered = this.scope.enter();
-        let inner = this.inner.as_mut().as_pin_mut().expect("not polled again after it was ready");
+        let inner = this
+            .inner
+            .as_mut()
+            .as_pin_mut()
+            .expect("not polled again after it was ready");
         let result = ready!(inner.poll(context));
         this.inner.set(None);
         match result {
@@ -103,6 +112,8 @@ where
 
 impl<F, O: Observer> fmt::Debug for ResponseFuture<F, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
     }
 }
