@@ -1,9 +1,9 @@
 use std::{cell::RefCell, fmt, mem, time::Instant};
 
-use http::Request;
+use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
-use super::{Cause, FieldValue, Journal, RequestId, Secrets, TraceContext};
+use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
 use crate::{clock, protocol::Protocol};
 
 /// So many frames a thread keeps for calls to come.
@@ -28,9 +28,7 @@ pub(crate) struct Frame {
     request_id: Option<RequestId>,
     id_replaced: bool,
     trace: Option<TraceContext>,
-    /// Made when the request has any.
-    secrets: Option<Box<Secrets>>,
-    secrets_sought: bool,
+    secrets: Secrets,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -40,9 +38,29 @@ impl Frame {
     fn of<B>(request: &Request<B>) -> Box<Self> {
         let free = FREE.try_with(|free| free.try_borrow_mut().ok()?.pop());
         let mut frame = free.ok().flatten().unwrap_or_default();
-        frame.protocol = Protocol::of(request.headers());
-        frame.trace = TraceContext::of(request.headers());
+        frame.read(request.headers(), request.uri());
         frame
+    }
+
+    /// One pass over the headers, for all that is wanted of them.
+    #[inline]
+    fn read(&mut self, headers: &HeaderMap, uri: &Uri) {
+        let mut traced = false;
+        for (name, value) in headers {
+            if *name == CONTENT_TYPE {
+                self.protocol = Protocol::of_media_type(value.as_bytes());
+            } else if *name == TRACEPARENT {
+                traced = true;
+            } else if Secrets::REQUEST_HEADERS.contains(name) {
+                self.secrets.add(value);
+            }
+        }
+        if traced {
+            self.trace = TraceContext::of(headers);
+        }
+        if uri.query().is_some() {
+            self.secrets.set_query(uri.path_and_query());
+        }
     }
 
     /// Leaves nothing of the call behind, and the frame to another one.
@@ -53,10 +71,30 @@ impl Frame {
             if let Ok(mut free) = free.try_borrow_mut()
                 && free.len() < MAX_FREE
             {
-                *self = Self::default();
+                self.clear();
                 free.push(self);
             }
         });
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        let Self {
+            started,
+            protocol,
+            request_id,
+            id_replaced,
+            trace,
+            secrets,
+            journal,
+        } = self;
+        *started = None;
+        *protocol = Protocol::Http;
+        *request_id = None;
+        *id_replaced = false;
+        *trace = None;
+        secrets.clear();
+        *journal = None;
     }
 
     /// When the first layer asked: the start of the call.
@@ -108,17 +146,12 @@ impl Frame {
         self.journal.get_or_insert_default()
     }
 
-    pub(crate) fn secrets(&self) -> Option<&Secrets> {
-        self.secrets.as_deref()
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     pub(crate) fn secrets_mut(&mut self) -> &mut Secrets {
-        self.secrets.get_or_insert_default()
-    }
-
-    /// Whether somebody looked for secrets before; from now on somebody has.
-    pub(super) fn seek_secrets(&mut self) -> bool {
-        mem::replace(&mut self.secrets_sought, true)
+        &mut self.secrets
     }
 
     /// What a task that outlives the call may know of it: its ids.

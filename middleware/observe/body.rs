@@ -171,10 +171,10 @@ where
 
 /// The bytes that the head promises.
 fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
-    match response.headers().get(CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok().and_then(|digits| digits.parse().ok()),
-        None => response.body().size_hint().exact(),
-    }
+    response.body().size_hint().exact().or_else(|| {
+        let length = response.headers().get(CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
+    })
 }
 
 impl<B, O> Body for ResponseBody<B, O>

@@ -34,7 +34,7 @@ use tower_service::Service;
 
 use crate::{
     clock,
-    context::{self, Cause, Scope, Secrets},
+    context::{self, Cause, Scope},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
     panics::{self, PanicFacts},
@@ -171,8 +171,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut scope = Scope::open(&mut request);
-        Secrets::keep(&request, &[], &mut scope);
+        let scope = Scope::open(&mut request);
         ResponseFuture::call(&mut self.inner, request, (), scope)
     }
 }
@@ -197,11 +196,15 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let inner = self.catcher.catch(Place::Call, || self.inner.call(request));
-        GuardedFuture {
-            inner,
-            catcher: self.catcher.clone(),
-        }
+        let catcher = self.catcher.clone();
+        let mut future = GuardedFuture {
+            inner: None,
+            catcher,
+        };
+        self.catcher.catch(Place::Call, || {
+            future.inner = Some(self.inner.call(request))
+        });
+        future
     }
 }
 
