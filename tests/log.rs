@@ -163,7 +163,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn nothing_that_is_logged_can_forge_a_line(
@@ -559,6 +559,33 @@ fn who_may_block_loses_nothing() {
     writer.flush(LONG).expect("written");
     assert_eq!(writer.stats().dropped(), 0);
     assert_eq!(memory.lines().len(), 500);
+}
+
+#[test]
+fn a_closed_pipe_is_a_write_error() {
+    let (reader, pipe) = io::pipe().expect("a pipe");
+    drop(reader);
+    let writer = Writer::new(pipe).expect("a thread");
+    let subscriber = tracing_subscriber::registry().with(JsonLayer::new(writer.clone()));
+    tracing::subscriber::with_default(subscriber, || tracing::info!("into the void"));
+    let FlushError::Failed { source } = writer.flush(LONG).expect_err("nobody reads") else {
+        panic!("it failed at once");
+    };
+    assert_eq!(source.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(
+        (writer.stats().lines(), writer.stats().events.write_error),
+        (0, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_ends_in_real_time_although_tokios_clock_stands_still() {
+    let (writer, dispatch, _memory, entered, open) = gated(10_000, Overflow::Drop);
+    with_default(&dispatch, || tracing::info!("blocked"));
+    entered.recv().expect("the thread writes");
+    writer.flush(Duration::from_millis(5)).expect_err("blocked");
+    drop(open);
+    writer.flush(LONG).expect("open again");
 }
 
 #[test]

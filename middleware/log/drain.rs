@@ -199,8 +199,12 @@ impl Drain {
             }
             (Some(reason), kind) => {
                 self.mend = true;
-                if let Some(kind) = kind {
-                    losses.of(reason).count(kind);
+                // If only the newline is missing the line is whole: mending adds it.
+                let whole = torn.rest == b"\n";
+                match kind {
+                    Some(kind) if whole => written.count(kind),
+                    Some(kind) => losses.of(reason).count(kind),
+                    None => {}
                 }
             }
         }

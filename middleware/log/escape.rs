@@ -159,6 +159,7 @@ const fn suspicious(byte: u8) -> bool {
         | (byte == 0xe2) // U+2000..U+2FFF: line separators, directions of text
 }
 
+#[inline(always)]
 fn clean<const N: usize>(chunk: &[u8; N]) -> bool {
     let mut found = false;
     for &byte in chunk {
@@ -168,6 +169,7 @@ fn clean<const N: usize>(chunk: &[u8; N]) -> bool {
 }
 
 /// True if `bytes` can be copied as they are. Ends are tested by chunks that overlap.
+#[inline]
 fn is_clean(bytes: &[u8]) -> bool {
     if let Some(last) = bytes.last_chunk::<16>() {
         bytes.as_chunks::<16>().0.iter().all(clean) && clean(last)

@@ -42,8 +42,9 @@ impl Reserved {
         }
     }
 
-    pub(super) fn contains(&self, key: &[u8]) -> bool {
-        self.bits & bit(key) != 0 && self.names.iter().any(|name| name.as_bytes() == key)
+    #[inline]
+    fn has(&self, key: &[u8], bit: u128) -> bool {
+        self.bits & bit != 0 && self.names.iter().any(|name| name.as_bytes() == key)
     }
 }
 
@@ -132,7 +133,9 @@ impl Line {
         if let Some(field) = self.fields.last_mut() {
             let late = field.start > MAX_DRAFT;
             let limit = if late { LAST_RESORT } else { MAX_LINE };
-            self.cut |= shorten(&mut self.bytes, field.value_start(), limit);
+            if self.bytes.len().saturating_sub(field.start) > limit {
+                self.cut |= shorten(&mut self.bytes, field.value_start(), limit);
+            }
             field.end = self.bytes.len();
         }
     }
@@ -178,7 +181,7 @@ impl Line {
         loop {
             let key = self.bytes.get(key_start..).unwrap_or_default();
             let key_bit = bit(key);
-            if !reserved.contains(key) {
+            if !reserved.has(key, key_bit) {
                 if self.bits & key_bit == 0 || !self.written(key) {
                     self.bits |= key_bit;
                     break;
@@ -268,6 +271,7 @@ fn shorten(bytes: &mut Vec<u8>, start: usize, limit: usize) -> bool {
 }
 
 /// One of 128 bits for a key. Two keys with the same bit are then compared.
+#[inline]
 fn bit(key: &[u8]) -> u128 {
     let byte = |at: usize| u32::from(key.get(at).copied().unwrap_or_default());
     let last = byte(key.len().saturating_sub(1));

@@ -84,5 +84,10 @@ impl Drop for Log {
     }
 }
 
+/// The guide's examples, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/log.md")]
+struct Guide;
+
 #[cfg(test)]
 mod tests;

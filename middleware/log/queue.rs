@@ -20,6 +20,9 @@ const SHARE: usize = 8;
 /// Memory of a drained shard that is kept for the next lines, in bytes.
 const KEPT: usize = 256 * 1024;
 
+/// A shard with this much is not left waiting: its memory stays below what is kept.
+const MUCH: usize = KEPT / 2;
+
 /// Lines of some threads, in the order in which each thread wrote them.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
@@ -97,7 +100,7 @@ pub(super) struct Queue {
 pub(super) enum Append {
     /// It is in the queue.
     Accepted,
-    /// It is, and the queue is more than half full.
+    /// It is, and much waits: the thread should look now.
     Filling,
     /// It is not.
     Full,
@@ -111,7 +114,7 @@ impl Queue {
             shards: (0..shards).map(|_| Padded::default()).collect(),
             max_bytes,
             free: AtomicUsize::new(max_bytes),
-            piece: max_bytes / SHARE / shards,
+            piece: (max_bytes / SHARE).checked_div(shards).unwrap_or_default(),
             waiting: AtomicUsize::new(0),
             gate: Mutex::new(()),
             room: Condvar::new(),
@@ -143,7 +146,11 @@ impl Queue {
             }
         }
         shard_lines.room = shard_lines.room.saturating_sub(line.len());
+        let waiting = shard_lines.lines.bytes.len();
         shard_lines.lines.push(kind, line);
+        if waiting < MUCH && shard_lines.lines.bytes.len() >= MUCH {
+            appended = Append::Filling;
+        }
         shard_lines.intake.accepted.count(kind);
         appended
     }

@@ -266,10 +266,7 @@ fn decode(text: &str) -> Option<String> {
             _ => byte,
         });
     }
-    match String::from_utf8(decoded) {
-        Ok(text) => Some(text),
-        Err(_not_utf8) => None,
-    }
+    String::from_utf8(decoded).ok()
 }
 
 fn bad_variable(variable: &'static str, problem: &'static str) -> SetupError {

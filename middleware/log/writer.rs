@@ -362,11 +362,14 @@ pub fn flush_all(patience: Duration) -> Result<(), FlushError> {
         .filter_map(Weak::upgrade)
         .map(|shared| (shared.ask_flush(), shared))
         .collect();
-    let each = patience / u32::try_from(asked.len().max(1)).unwrap_or(u32::MAX);
-    let flushed = asked
-        .iter()
-        .map(|(number, shared)| shared.await_flush(*number, each));
-    flushed.fold(Ok(()), |first, next| first.and(next))
+    let each = u32::try_from(asked.len())
+        .ok()
+        .and_then(|writers| patience.checked_div(writers));
+    let mut flushed = Ok(());
+    for (number, shared) in asked {
+        flushed = flushed.and(shared.await_flush(number, each.unwrap_or_default()));
+    }
+    flushed
 }
 
 /// Why a flush did not succeed.
