@@ -332,3 +332,23 @@ impl fmt::Debug for Frame {
             .finish_non_exhaustive()
     }
 }
+
+/// Runs this as if within a call with this id, a trace and these fields.
+#[cfg(all(test, feature = "access-log"))]
+pub(crate) fn pretend<R>(
+    id: &str,
+    fields: Vec<(&'static str, FieldValue)>,
+    run: impl FnOnce() -> R,
+) -> R {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = Request::builder().header(TRACEPARENT, parent).body(());
+    let mut scope = Scope::open(&mut request.expect("a request"));
+    scope.update(|frame| {
+        frame.set_request_id(&RequestId::parse(id).expect("an id"), false);
+        for (name, value) in fields {
+            assert!(frame.journal_mut().set_field(name, value));
+        }
+    });
+    let _entered = scope.enter();
+    run()
+}
