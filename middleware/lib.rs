@@ -6,6 +6,8 @@
 pub mod client;
 pub mod clock;
 pub mod context;
+#[cfg(all(doctest, feature = "full"))]
+mod guide;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;

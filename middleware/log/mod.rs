@@ -84,10 +84,5 @@ impl Drop for Log {
     }
 }
 
-/// The guide's examples, compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/log.md")]
-struct Guide;
-
 #[cfg(test)]
 mod tests;
