@@ -22,7 +22,7 @@ const SHORTER: [usize; 9] = [8192, 4096, 2048, 1024, 512, 256, 128, 64, 32];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
     names: Vec<&'static str>,
-    bits: u128,
+    bits: u64,
 }
 
 impl Reserved {
@@ -43,7 +43,7 @@ impl Reserved {
     }
 
     #[inline]
-    fn has(&self, key: &[u8], bit: u128) -> bool {
+    fn has(&self, key: &[u8], bit: u64) -> bool {
         self.bits & bit != 0 && self.names.iter().any(|name| name.as_bytes() == key)
     }
 }
@@ -62,7 +62,7 @@ pub(super) enum Again {
 pub(super) struct Line {
     bytes: Vec<u8>,
     fields: Vec<Field>,
-    bits: u128,
+    bits: u64,
     cut: bool,
 }
 
@@ -270,18 +270,17 @@ fn shorten(bytes: &mut Vec<u8>, start: usize, limit: usize) -> bool {
     true
 }
 
-/// One of 128 bits for a key. Two keys with the same bit are then compared.
+/// One of 64 bits for a key. Two keys with the same bit are then compared. With these factors none of the access line's
+/// keys has the bit of another one or of a key that every line has.
 #[inline]
-fn bit(key: &[u8]) -> u128 {
-    let byte = |at: usize| u32::from(key.get(at).copied().unwrap_or_default());
-    let last = byte(key.len().saturating_sub(1));
-    let middle = byte(key.len() / 2);
-    let mixed = (key.len() as u32)
-        .wrapping_mul(37)
-        .wrapping_add(byte(0).wrapping_mul(11))
-        .wrapping_add(middle.wrapping_mul(5))
-        .wrapping_add(last);
-    1_u128.wrapping_shl(mixed)
+fn bit(key: &[u8]) -> u64 {
+    let (first, last) = match key {
+        [first, .., last] => (*first, *last),
+        [only] => (*only, *only),
+        [] => (0, 0),
+    };
+    let mixed = u32::from(first).wrapping_mul(3) ^ u32::from(last).wrapping_mul(17);
+    1_u64.wrapping_shl(mixed ^ (key.len() as u32).wrapping_mul(9))
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@
 
 mod drain;
 mod escape;
+mod form;
 mod json;
 mod line;
 mod notice;
 mod queue;
 mod schema;
+mod scratch;
 mod setup;
 mod sink;
 mod span;
