@@ -1,5 +1,7 @@
 //! How lines look, and what of it can be written once for all of them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tracing::Level;
 
 use super::escape;
@@ -26,6 +28,8 @@ pub(super) struct Identity {
 /// How lines look: names, and all that can be written once for all lines.
 #[derive(Clone, Debug)]
 pub(super) struct Form {
+    /// Tells one form from another.
+    pub(super) number: u64,
     pub(super) schema: Schema,
     pub(super) identity: Identity,
     /// `{"timestamp":"`
@@ -39,7 +43,7 @@ pub(super) struct Form {
     span_id: String,
     trace_flags: Option<String>,
     pub(super) reserved: Reserved,
-    pub(super) for_access: Reserved,
+    for_access: Reserved,
     pub(super) in_access: Reserved,
 }
 
@@ -77,7 +81,9 @@ impl Form {
                 service.push(b'"');
             }
         }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             schema,
             start: format!("{{\"{}\":\"", base.timestamp),
             levels: [
@@ -113,12 +119,31 @@ impl Form {
 
     /// Starts a line: all that is known before the event's own fields.
     pub(super) fn head(&self, line: &mut Line, stamp: &mut Stamp, level: &Level, target: &str) {
+        self.time(line, stamp);
+        self.callsite(line.bytes(), level, target);
+    }
+
+    /// The first part of the head, which no two lines share.
+    pub(super) fn time(&self, line: &mut Line, stamp: &mut Stamp) {
         let out = line.bytes();
         out.extend_from_slice(self.start.as_bytes());
         stamp.push(out, clock::wall_clock());
+    }
+
+    /// The rest of the head, the same for all lines of a callsite: level, target, and the service's names.
+    pub(super) fn callsite(&self, out: &mut Vec<u8>, level: &Level, target: &str) {
         out.extend_from_slice(self.level(level).as_bytes());
         escape::push_text(out, escape::start_of(target, MAX_NAME).0);
         out.extend_from_slice(self.service.as_bytes());
+    }
+
+    /// Keys that the fields of an event may not take.
+    pub(super) fn reserved_for(&self, access: bool) -> &Reserved {
+        if access {
+            &self.for_access
+        } else {
+            &self.reserved
+        }
     }
 
     /// Starts a line of the writer's own, and tells the name of the message.

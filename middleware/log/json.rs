@@ -5,23 +5,18 @@ use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::form::{Form, Identity, NONE, field};
+use super::callsite::{ACCESS, Callsite};
+use super::form::{Form, Identity, field};
 use super::line::{Again, Line, Reserved};
 use super::schema::{self, Schema, Unit};
 use super::scratch::{Depth, Scratch};
 use super::span::SpanFields;
 use super::visit::{Fields, Visitor};
 use super::writer::{Kind, Writer};
-
-/// The target of the lines that tell how calls ended.
-const ACCESS: &str = "plimsoll::access";
-
-/// Targets of events whose fields the schema renames.
-const OWN: &str = "plimsoll::";
 
 /// Texts inside of a nested object are cut to this many bytes, so that the object fits into the line.
 const MAX_NESTED: usize = 2048;
@@ -137,7 +132,7 @@ where
             return;
         };
         Scratch::with(|scratch| {
-            self.render(event, kind, &context, scratch);
+            self.render(event, &context, scratch);
             self.writer.append(kind, scratch.line.finish());
         });
     }
@@ -169,13 +164,8 @@ impl JsonLayer {
         });
     }
 
-    fn render<S>(
-        &self,
-        event: &Event<'_>,
-        kind: Kind,
-        context: &Context<'_, S>,
-        scratch: &mut Scratch,
-    ) where
+    fn render<S>(&self, event: &Event<'_>, context: &Context<'_, S>, scratch: &mut Scratch)
+    where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let form = &self.form;
@@ -183,32 +173,32 @@ impl JsonLayer {
             line,
             stamp,
             nested,
+            callsites,
             ..
         } = scratch;
-        let metadata = event.metadata();
-        let access = kind == Kind::Access;
-        let foreign = Foreign::of(event);
+        let callsite = callsites.find(form, event.metadata());
+        let access = callsite.access;
         line.clear();
         nested.clear();
-        form.head(line, stamp, metadata.level(), foreign.target(metadata));
+        if callsite.foreign {
+            let target = Foreign::target(event);
+            let target = target.as_deref().unwrap_or(event.metadata().target());
+            form.head(line, stamp, event.metadata().level(), target);
+        } else {
+            form.time(line, stamp);
+            line.bytes().extend_from_slice(&callsite.head);
+        }
         if !access {
             form.ids(line);
         }
         let mut fields = EventFields {
             line,
             nested,
-            form,
-            own: metadata.target().starts_with(OWN),
-            foreign: foreign.is_foreign(),
-            reserved: if access {
-                &form.for_access
-            } else {
-                &form.reserved
-            },
-            place: None,
+            callsite,
+            nested_key: None,
         };
         event.record(&mut Visitor(&mut fields));
-        fields.close_nested();
+        fields.close_nested(form.reserved_for(access));
         let reserved = if access {
             &form.in_access
         } else {
@@ -234,42 +224,16 @@ impl JsonLayer {
 struct EventFields<'a> {
     line: &'a mut Line,
     nested: &'a mut Vec<u8>,
-    form: &'a Form,
-    own: bool,
-    foreign: bool,
-    reserved: &'a Reserved,
-    /// Where the field that was begun goes, if the schema moved it.
-    place: Option<schema::Place>,
+    callsite: &'a Callsite,
+    /// The name of the field that was begun, if it goes into the nested object.
+    nested_key: Option<&'static str>,
 }
 
 impl Fields for EventFields<'_> {
-    fn begin(&mut self, name: &str) -> Option<Unit> {
-        self.place = None;
-        if name == "message" {
-            let key = self.form.schema.base().message;
-            // A second message is a field as any other.
-            let reserved = if self.line.has(key) {
-                self.reserved
-            } else {
-                &NONE
-            };
-            return self
-                .line
-                .begin(key, reserved, Again::Prefix)
-                .then_some(Unit::AsIs);
-        }
-        if self.foreign && name.starts_with("log.") {
-            return None;
-        }
-        if self.own {
-            self.place = self.form.schema.place(name);
-        }
-        let (key, unit) = self
-            .place
-            .map_or((name, Unit::AsIs), |place| (place.key, place.unit));
-        self.line
-            .begin(key, self.reserved, Again::Prefix)
-            .then_some(unit)
+    fn begin(&mut self, field: &Field) -> Option<Unit> {
+        let key = self.callsite.key(field)?;
+        self.nested_key = key.nested;
+        self.line.begin_ready(&key.ready).then_some(key.unit)
     }
 
     fn value(&mut self) -> &mut Vec<u8> {
@@ -281,13 +245,14 @@ impl Fields for EventFields<'_> {
         if cut {
             self.line.mark_cut();
         }
-        if let Some(place) = self.place.filter(|place| place.nested) {
-            self.nested.extend_from_slice(if self.nested.is_empty() {
+        if let Some(key) = self.nested_key {
+            let before: &[u8] = if self.nested.is_empty() {
                 b"{\""
             } else {
                 b",\""
-            });
-            self.nested.extend_from_slice(place.key.as_bytes());
+            };
+            self.nested.extend_from_slice(before);
+            self.nested.extend_from_slice(key.as_bytes());
             self.nested.extend_from_slice(b"\":");
             self.line.move_value(self.nested, MAX_NESTED);
         }
@@ -295,11 +260,12 @@ impl Fields for EventFields<'_> {
 }
 
 impl EventFields<'_> {
-    fn close_nested(&mut self) {
-        if !self.nested.is_empty()
+    fn close_nested(&mut self, reserved: &Reserved) {
+        let some = !self.nested.is_empty();
+        if some
             && self
                 .line
-                .begin(schema::HTTP_REQUEST, self.reserved, Again::Prefix)
+                .begin(schema::HTTP_REQUEST, reserved, Again::Prefix)
         {
             self.line.bytes().extend_from_slice(self.nested);
             self.line.bytes().push(b'}');
@@ -308,40 +274,21 @@ impl EventFields<'_> {
     }
 }
 
-/// Where an event of the `log` crate says it comes from. Its own target is `log`.
-#[derive(Default)]
-struct Foreign {
-    is_foreign: bool,
-    target: Option<String>,
-}
+/// Where a record of the `log` crate says it comes from. Its own target is `log`.
+struct Foreign(Option<String>);
 
 impl Foreign {
-    fn of(event: &Event<'_>) -> Self {
-        let metadata = event.metadata();
-        if metadata.target() != "log" || metadata.name() != "log event" {
-            return Self::default();
-        }
-        let mut foreign = Self {
-            is_foreign: true,
-            target: None,
-        };
+    fn target(event: &Event<'_>) -> Option<String> {
+        let mut foreign = Self(None);
         event.record(&mut foreign);
-        foreign
-    }
-
-    fn is_foreign(&self) -> bool {
-        self.is_foreign
-    }
-
-    fn target<'a>(&'a self, metadata: &'a Metadata<'_>) -> &'a str {
-        self.target.as_deref().unwrap_or(metadata.target())
+        foreign.0
     }
 }
 
 impl Visit for Foreign {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "log.target" {
-            self.target = Some(value.to_owned());
+            self.0 = Some(value.to_owned());
         }
     }
 

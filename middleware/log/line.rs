@@ -66,6 +66,13 @@ pub(super) struct Line {
     cut: bool,
 }
 
+/// `,"key":`, prepared.
+#[derive(Debug)]
+pub(super) struct Ready {
+    text: Vec<u8>,
+    bit: u64,
+}
+
 /// Where a field stands in the line: `,"key":value`.
 #[derive(Clone, Copy, Debug)]
 struct Field {
@@ -116,6 +123,41 @@ impl Line {
         self.close_key(start, reserved, again)
     }
 
+    /// Prepares a key, as [`begin`](Self::begin) would write it into this line. The key is taken from now on.
+    pub(super) fn ready(&mut self, key: &str, reserved: &Reserved, again: Again) -> Option<Ready> {
+        let start = self.bytes.len();
+        let begun = self.begin(key, reserved, again);
+        self.end();
+        begun.then(|| {
+            let text = self.bytes.get(start..).unwrap_or_default().to_vec();
+            let key = text
+                .get(2..text.len().saturating_sub(2))
+                .unwrap_or_default();
+            Ready {
+                bit: bit(key),
+                text,
+            }
+        })
+    }
+
+    /// Writes a key that was prepared: nothing in the line may have it.
+    pub(super) fn begin_ready(&mut self, key: &Ready) -> bool {
+        let start = self.bytes.len();
+        if start > 2 * MAX_DRAFT {
+            self.cut = true;
+            return false;
+        }
+        self.bytes.extend_from_slice(&key.text);
+        let end = self.bytes.len();
+        self.bits |= key.bit;
+        self.fields.push(Field {
+            start,
+            key_end: end.saturating_sub(2),
+            end,
+        });
+        true
+    }
+
     /// Copies a field that was written before, its key and value as they stand in JSON.
     pub(super) fn copy(&mut self, key: &[u8], value: &[u8], reserved: &Reserved, again: Again) {
         let Some(start) = self.open() else {
@@ -148,11 +190,6 @@ impl Line {
         self.cut |= shorten(&mut self.bytes, field.value_start(), limit);
         to.extend_from_slice(self.bytes.get(field.value_start()..).unwrap_or_default());
         self.bytes.truncate(field.start);
-    }
-
-    /// True if the line has a field of this name.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.bits & bit(key.as_bytes()) != 0 && self.written(key.as_bytes())
     }
 
     /// Closes the object and hands out the whole line.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::callsite::Callsites;
 use super::escape;
 use super::line::Line;
 use super::span::SpanFields;
@@ -18,6 +19,7 @@ pub(super) struct Scratch {
     pub(super) nested: Vec<u8>,
     pub(super) span: SpanFields,
     pub(super) stamp: Stamp,
+    pub(super) callsites: Callsites,
 }
 
 thread_local! {
