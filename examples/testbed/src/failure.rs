@@ -1,0 +1,23 @@
+//! Answers that say "it went wrong" and carry the cause for the access line.
+
+use std::error::Error;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+/// An answer with `status`; the cause goes to the log, not to the client.
+pub(crate) fn failed(status: StatusCode, cause: impl Error + Send + Sync + 'static) -> Response {
+    let _ = cause;
+    status.into_response()
+}
+
+/// A 400 that says what is wrong with the request.
+pub(crate) fn bad_request(error: impl Error) -> Response {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    (StatusCode::BAD_REQUEST, text).into_response()
+}
