@@ -13,11 +13,16 @@ pub(crate) fn failed(status: StatusCode, cause: impl Error + Send + Sync + 'stat
 
 /// A 400 that says what is wrong with the request.
 pub(crate) fn bad_request(error: impl Error) -> Response {
+    (StatusCode::BAD_REQUEST, chain(&error)).into_response()
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    (StatusCode::BAD_REQUEST, text).into_response()
+    text
 }

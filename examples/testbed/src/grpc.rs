@@ -10,6 +10,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body_util::BodyExt;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::failure::chain;
 use crate::panics::PanicSpec;
 use crate::stream::StreamSpec;
 use crate::upstream::Upstream;
@@ -63,7 +64,7 @@ impl Testbed for OnDemand {
         }
         Box::pin(async move {
             spec?.in_future().await;
-            Ok(blob("no panic here"))
+            Ok(blob("no panic in this call"))
         })
     }
 
@@ -113,15 +114,4 @@ fn read<T: FromStr<Err: Error>>(data: &[u8]) -> Result<T, Status> {
 
 fn invalid(error: impl Error) -> Status {
     Status::invalid_argument(chain(&error))
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -92,7 +92,7 @@ async fn panic(RawQuery(query): RawQuery) -> Response {
     match PanicSpec::parse(&query.unwrap_or_default()) {
         Ok(spec) => {
             spec.in_future().await;
-            "no panic here".into_response()
+            "no panic in this call".into_response()
         }
         Err(error) => bad_request(error),
     }

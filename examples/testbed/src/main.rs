@@ -49,12 +49,6 @@ fn main() -> ExitCode {
 
 /// Says why the program ends.
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprint!("testbed: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprint!(": {error}");
-        cause = error.source();
-    }
-    eprintln!();
+    eprintln!("testbed: {}", failure::chain(error));
     ExitCode::from(code)
 }

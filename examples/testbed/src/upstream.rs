@@ -45,17 +45,16 @@ impl Upstream {
     /// Sends a request for `/up/{path}` on as one for `/{path}`.
     pub(crate) async fn forward(&self, request: Request) -> Result<Response, UpstreamError> {
         let (head, body) = request.into_parts();
-        let path = match head.uri.path_and_query() {
-            Some(path) => path.as_str().trim_start_matches("/up"),
-            None => "/",
-        };
+        let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = path.strip_prefix("/up").unwrap_or(path);
         let headers = only(&head.headers, &[ACCEPT, CONTENT_LENGTH, CONTENT_TYPE]);
         self.send(head.method, path, headers, body).await
     }
 
-    /// Asks for a path.
+    /// Asks for a path, with or without its first slash.
     pub(crate) async fn get(&self, path: &str) -> Result<Response, UpstreamError> {
-        self.send(Method::GET, path, HeaderMap::new(), Body::empty())
+        let path = format!("/{}", path.trim_start_matches('/'));
+        self.send(Method::GET, &path, HeaderMap::new(), Body::empty())
             .await
     }
 
