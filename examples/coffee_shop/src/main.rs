@@ -18,6 +18,7 @@ mod proto {
 }
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
             Ok(shop) => shop,
             Err(error) => return fail(2, &error),
         };
-        println!("{}", shop.what_to_try());
+        if let Err(error) = writeln!(std::io::stdout(), "{}", shop.what_to_try()) {
+            tracing::warn!(%error, "nobody reads what to try");
+        }
         match shop.serve().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error),

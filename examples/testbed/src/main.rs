@@ -14,6 +14,7 @@ mod settings;
 mod stream;
 mod upstream;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let served = runtime.block_on(async {
         let listeners = serve::Listeners::bind(&settings).await?;
         if settings.any_port() {
-            println!("{}", listeners.announcement()?);
+            writeln!(std::io::stdout(), "{}", listeners.announcement()?)?;
         }
         serve::run(listeners, &settings).await
     });

@@ -33,7 +33,7 @@ pub(crate) enum Error {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("a listener failed")]
+    #[error("a listener or stdout failed")]
     Socket(#[from] io::Error),
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
