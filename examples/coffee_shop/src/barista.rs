@@ -45,7 +45,8 @@ impl barista_server::Barista for Barista {
             Err(full) => return Err(Status::resource_exhausted(full.to_string())),
         };
         tracing::info!(order = order.id, coffee = order.coffee, "order taken");
-        tokio::spawn(make(Arc::clone(&self.orders), order.id));
+        // Not a bare `tokio::spawn`: the task's lines bear the id of this call, and its panic would be seen.
+        plimsoll::task::spawn("make_coffee", make(Arc::clone(&self.orders), order.id));
         Ok(Response::new(order))
     }
 

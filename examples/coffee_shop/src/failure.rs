@@ -5,6 +5,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use plimsoll::context::{Failure, RequestId};
 use serde_json::json;
 use tonic::Code;
 
@@ -70,8 +71,9 @@ impl IntoResponse for CallError {
             "title": status.canonical_reason(),
             "status": status.as_u16(),
             "detail": detail,
+            "request_id": RequestId::current().as_ref().map(RequestId::as_str),
         });
-        (
+        let mut response = (
             status,
             [
                 (CONTENT_TYPE, "application/problem+json"),
@@ -79,6 +81,10 @@ impl IntoResponse for CallError {
             ],
             Json(problem).into_response().into_body(),
         )
-            .into_response()
+            .into_response();
+        if status.is_server_error() {
+            response.extensions_mut().insert(Failure::new(self));
+        }
+        response
     }
 }

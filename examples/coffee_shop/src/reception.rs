@@ -14,18 +14,22 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use plimsoll::client::propagate::{Propagate, PropagateLayer};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
+use tower::Layer;
 
 use crate::failure::CallError;
 use crate::menu::{self, Coffee, MENU};
 use crate::proto::barista_client::BaristaClient;
 use crate::proto::{NewOrder, Order, OrderId, Stage};
 
-type Barista = BaristaClient<Channel>;
+/// Passes the id of the guest's call on to the barista.
+type Barista = BaristaClient<Propagate<Channel>>;
 
-/// All pages of reception, with the layers around them.
+/// All pages of reception.
 pub(crate) fn routes(barista: Channel) -> Router {
+    let barista = PropagateLayer::new().layer(barista);
     Router::new()
         .route("/menu", get(menu))
         .route("/orders", post(place_order))

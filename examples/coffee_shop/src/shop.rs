@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use plimsoll::server::access_log::AccessLogLayer;
+use plimsoll::server::catch_panic::CatchPanicLayer;
+use plimsoll::server::request_id::RequestIdLayer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -99,10 +102,13 @@ Ctrl-C closes the shop.
             .connect_lazy();
         let reception = axum::serve(
             self.reception.listener.tap_io(no_delay),
-            reception::routes(barista).into_make_service_with_connect_info::<SocketAddr>(),
+            reception::routes(barista)
+                .layer(layers())
+                .into_make_service_with_connect_info::<SocketAddr>(),
         )
         .with_graceful_shutdown(closing.clone().cancelled_owned());
         let barista = Server::builder()
+            .layer(layers())
             .add_service(barista::service())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(self.barista.listener).with_nodelay(Some(true)),
@@ -131,6 +137,18 @@ Ctrl-C closes the shop.
             ended = ops.into_future() => Ok(ended?),
         }
     }
+}
+
+/// What stands around both services, outermost first.
+fn layers() -> (RequestIdLayer, AccessLogLayer, CatchPanicLayer) {
+    (
+        // Every call has an id, taken from the caller or made here.
+        RequestIdLayer::new(),
+        // One line for each call, when its last byte is out.
+        AccessLogLayer::new(),
+        // A panic becomes a 500, or INTERNAL for gRPC; the two above see it as an answer.
+        CatchPanicLayer::new(),
+    )
 }
 
 impl Door {

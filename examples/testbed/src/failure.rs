@@ -4,11 +4,13 @@ use std::error::Error;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use plimsoll::context::Failure;
 
 /// An answer with `status`; the cause goes to the log, not to the client.
 pub(crate) fn failed(status: StatusCode, cause: impl Error + Send + Sync + 'static) -> Response {
-    let _ = cause;
-    status.into_response()
+    let mut response = status.into_response();
+    response.extensions_mut().insert(Failure::new(cause));
+    response
 }
 
 /// A 400 that says what is wrong with the request.

@@ -1,7 +1,7 @@
 //! The HTTP routes.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::error_handling::HandleError;
@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use plimsoll::clock;
 use serde_json::{Value, json};
 use tower::service_fn;
 
@@ -52,7 +53,7 @@ async fn sleep(Path(ms): Path<u64>) -> &'static str {
 
 /// Keeps a core busy, without a pause.
 async fn spin(Path(us): Path<u64>) -> &'static str {
-    let start = Instant::now();
+    let start = clock::now();
     let time = Duration::from_micros(us);
     while start.elapsed() < time {
         std::hint::spin_loop();

@@ -79,7 +79,7 @@ impl PanicSpec {
             }
             Where::Drop => drop(PanicsInDrop(self)),
             Where::Spawn => {
-                tokio::spawn(async move { self.panic() });
+                plimsoll::task::spawn("panic_on_demand", async move { self.panic() });
             }
             Where::Unwind => {
                 let _held = PanicsInDrop(self.clone());

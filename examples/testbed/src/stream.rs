@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use plimsoll::clock;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -97,7 +98,7 @@ impl StreamSpec {
     /// The chunks, each in its time, then the end or the failure.
     pub(crate) fn chunks(self) -> impl Stream<Item = Result<Bytes, StreamFailed>> + Send {
         let chunk = Bytes::from(vec![b'x'; self.size]);
-        let start = Instant::now();
+        let start = Instant::from_std(clock::now());
         stream::unfold(Some(0), move |index| {
             let (chunk, fail) = (chunk.clone(), self.fail);
             async move {
@@ -145,7 +146,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn sends_each_chunk_in_its_time() {
         let spec = StreamSpec::parse("n=3&ms=100&size=2").expect("a good query");
-        let start = Instant::now();
+        let start = Instant::from_std(clock::now());
         let mut chunks = Box::pin(spec.chunks());
         let mut times = Vec::new();
         while let Some(chunk) = chunks.next().await {
