@@ -6,6 +6,8 @@
 pub mod client;
 pub mod clock;
 pub mod context;
+#[cfg(feature = "access-log")]
+pub mod log;
 pub mod observe;
 pub mod outcome;
 mod panics;

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, sync::Arc, time::Instant};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::USER_AGENT,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{SET_COOKIE, USER_AGENT},
     uri::PathAndQuery,
 };
 use http_body::Body;
@@ -67,7 +68,7 @@ impl Record {
     where
         B: Body + 'static,
     {
-        let protocol = Protocol::of(request.headers());
+        let protocol = scope.protocol(&request);
         let mut record = Self {
             settings: Arc::clone(settings),
             started: scope.started(),
@@ -126,7 +127,7 @@ impl Observer for Record {
                 .and_then(|id| RequestId::from_header(id).ok())
         };
         if status.is_server_error() {
-            context::update(|frame| frame.secrets_mut().remember_cookies_set(headers));
+            context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
         let failure = extensions
             .get::<Failure>()
