@@ -10,6 +10,7 @@ mod ops;
 mod orders;
 mod reception;
 mod shop;
+mod signals;
 
 /// What the two services say to each other, generated from `proto/coffee_shop.proto`.
 #[allow(unreachable_pub)]
@@ -18,45 +19,54 @@ mod proto {
 }
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use shop::Shop;
+use plimsoll::log;
+
+use shop::{BindError, Shop};
 
 /// How long the calls that did not end in time may take to notice that the shop is closed.
-const LAST_WAIT: Duration = Duration::from_millis(500);
+const LAST_CALLS: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(1, &error),
+    // One line of JSON for each event; the last of them are written when `_log` is dropped, at the end of `main`.
+    let _log = match log::Setup::new().service("coffee_shop").to_stderr().init() {
+        Ok(log) => log,
+        Err(error) => return fail(2, &error),
     };
-    let code = runtime.block_on(async {
-        let shop = match Shop::bind().await {
-            Ok(shop) => shop,
-            Err(error) => return fail(2, &error),
-        };
-        if let Err(error) = writeln!(std::io::stdout(), "{}", shop.what_to_try()) {
-            tracing::warn!(%error, "nobody reads what to try");
-        }
-        match shop.serve().await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(1, &error),
-        }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<BindError>() => fail(2, &*error),
+        Err(error) => fail(1, &*error),
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(async {
+        let asked_to_close = signals::asked_to_close()?;
+        let shop = Shop::bind().await?;
+        writeln!(io::stdout(), "{}", shop.what_to_try())?;
+        shop.serve(asked_to_close).await?;
+        Ok(())
     });
-    runtime.shutdown_timeout(LAST_WAIT);
-    code
+    // Calls that are still there end here, and each writes its line.
+    runtime.shutdown_timeout(LAST_CALLS);
+    served
 }
 
 /// Says why the shop closes.
 fn fail(code: u8, error: &dyn Error) -> ExitCode {
-    eprint!("coffee_shop: {error}");
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprint!(": {error}");
+        text = format!("{text}: {error}");
         cause = error.source();
     }
-    eprintln!();
+    if writeln!(io::stderr(), "coffee_shop: {text}").is_err() {
+        tracing::error!(error = text, "stderr is closed");
+    }
     ExitCode::from(code)
 }

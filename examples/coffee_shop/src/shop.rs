@@ -86,12 +86,15 @@ Ctrl-C closes the shop.
         )
     }
 
-    /// Serves until Ctrl-C or SIGTERM, then until the calls have ended, at most 5 s more.
+    /// Serves until it is `asked_to_close`, then until the calls have ended, at most 5 s more.
     ///
     /// # Errors
     ///
     /// When one of the three cannot go on.
-    pub(crate) async fn serve(self) -> Result<(), ServeError> {
+    pub(crate) async fn serve(
+        self,
+        asked_to_close: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
         let closing = CancellationToken::new();
         // The barista stays until reception has no call left that may need it.
         let reception_closed = CancellationToken::new();
@@ -124,16 +127,15 @@ Ctrl-C closes the shop.
         let barista = async { Ok(barista.await?) };
         let calls = async { tokio::try_join!(reception, barista) };
         let patience = async {
-            asked_to_close().await?;
+            asked_to_close.await;
             tracing::info!("the shop closes");
             closing.cancel();
             tokio::time::sleep(DRAIN).await;
             tracing::warn!("some calls did not end in time and are cut");
-            Ok::<_, io::Error>(())
         };
         tokio::select! {
             ended = calls => ended.map(drop),
-            ended = patience => Ok(ended?),
+            () = patience => Ok(()),
             ended = ops.into_future() => Ok(ended?),
         }
     }
@@ -185,21 +187,4 @@ fn no_delay(connection: &mut TcpStream) {
     if let Err(error) = connection.set_nodelay(true) {
         tracing::warn!(%error, "a connection stays with Nagle's algorithm");
     }
-}
-
-/// Ends at the first Ctrl-C or SIGTERM.
-#[cfg(unix)]
-async fn asked_to_close() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-/// Ends at the first Ctrl-C.
-#[cfg(not(unix))]
-async fn asked_to_close() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
 }

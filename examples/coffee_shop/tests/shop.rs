@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 struct Shop {
     process: Child,
     /// Kept open: what the shop prints needs a reader.
     _stdout: BufReader<ChildStdout>,
+    log: BufReader<ChildStderr>,
     reception: String,
     ops: String,
 }
@@ -16,10 +17,11 @@ impl Shop {
     fn open() -> Self {
         let mut process = command()
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the shop starts");
         let stdout = process.stdout.take().expect("stdout is a pipe");
+        let log = process.stderr.take().expect("stderr is a pipe");
         let mut stdout = BufReader::new(stdout);
         let mut greeting = String::new();
         stdout
@@ -33,6 +35,7 @@ impl Shop {
         Self {
             process,
             _stdout: stdout,
+            log: BufReader::new(log),
             reception: address("reception on "),
             ops: address("ops on "),
         }
@@ -40,6 +43,14 @@ impl Shop {
 
     fn get(&self, path: &str) -> String {
         ask(&self.reception, "GET", path, "")
+    }
+
+    /// The next line of the log that says this.
+    fn logged(&mut self, what: &str) -> String {
+        let lines = self.log.by_ref().lines();
+        let mut lines = lines.map(|line| line.expect("the log is text"));
+        let found = lines.find(|line| line.contains(what));
+        found.expect("the shop is open until it is logged")
     }
 
     fn order(&self, body: &str) -> String {
@@ -92,6 +103,23 @@ fn makes_a_coffee() {
     assert!(updates.contains(r#""stage":"ready""#), "{updates}");
     let order = shop.get("/orders/1");
     assert!(order.contains(r#""stage":"ready""#), "{order}");
+}
+
+#[test]
+fn one_id_follows_an_order_to_the_barista_and_back() {
+    let mut shop = Shop::open();
+    let taken = shop.order(r#"{"coffee":"espresso"}"#);
+    assert!(taken.contains("x-request-id: test-1\r\n"), "{taken}");
+    for line in [
+        r#""message":"order taken""#,
+        r#""path":"/coffee_shop.v1.Barista/Place""#,
+        r#""path":"/orders""#,
+        // In a task that outlives the call.
+        r#""message":"order ready""#,
+    ] {
+        let line = shop.logged(line);
+        assert!(line.contains(r#""request_id":"test-1""#), "{line}");
+    }
 }
 
 #[test]

@@ -25,9 +25,8 @@ fn incoming() -> Incoming {
 
 /// Puts the layers around all routes of the HTTP listener.
 pub(crate) fn around_routes(routes: Router) -> Router {
-    routes
-        .layer(MapRequestLayer::new(panics::in_call))
-        .layer(incoming())
+    // One `layer`, not two: between two of them the router would put a future of its own.
+    routes.layer((incoming(), MapRequestLayer::new(panics::in_call)))
 }
 
 /// Puts the layers around the gRPC server.

@@ -33,7 +33,7 @@ pub(crate) enum Error {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("a listener or stdout failed")]
+    #[error("the system refused")]
     Socket(#[from] io::Error),
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
@@ -68,11 +68,14 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
     }
 }
 
-/// Serves until SIGTERM or Ctrl-C, then until all calls have ended or the time to drain is over.
-pub(crate) async fn run(listeners: Listeners, settings: &Settings) -> Result<(), Error> {
+/// Serves until it is signalled, then until all calls have ended or the time to drain is over.
+pub(crate) async fn run(
+    listeners: Listeners,
+    settings: &Settings,
+    signalled: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
-    let signalled = signalled()?;
     let upstream = Upstream::new(settings.upstream.clone());
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -121,7 +124,7 @@ fn no_delay(connection: &mut TcpStream) {
 }
 
 /// Ends at the first SIGTERM or Ctrl-C. From this call on they do not end the process any more.
-fn signalled() -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn signalled() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
