@@ -45,12 +45,16 @@ impl Shop {
         ask(&self.reception, "GET", path, "")
     }
 
-    /// The next line of the log that says this.
-    fn logged(&mut self, what: &str) -> String {
-        let lines = self.log.by_ref().lines();
-        let mut lines = lines.map(|line| line.expect("the log is text"));
-        let found = lines.find(|line| line.contains(what));
-        found.expect("the shop is open until it is logged")
+    /// The log up to the line that says this.
+    fn log_until(&mut self, last: &str) -> Vec<String> {
+        let mut log = Vec::new();
+        for line in self.log.by_ref().lines() {
+            log.push(line.expect("the log is text"));
+            if log.last().is_some_and(|line| line.contains(last)) {
+                return log;
+            }
+        }
+        panic!("the log ended without {last}: {log:?}");
     }
 
     fn order(&self, body: &str) -> String {
@@ -110,14 +114,16 @@ fn one_id_follows_an_order_to_the_barista_and_back() {
     let mut shop = Shop::open();
     let taken = shop.order(r#"{"coffee":"espresso"}"#);
     assert!(taken.contains("x-request-id: test-1\r\n"), "{taken}");
-    for line in [
+    // The coffee is ready long after the call has ended.
+    let log = shop.log_until(r#""message":"order ready""#);
+    for what in [
         r#""message":"order taken""#,
+        r#""message":"order ready""#,
         r#""path":"/coffee_shop.v1.Barista/Place""#,
         r#""path":"/orders""#,
-        // In a task that outlives the call.
-        r#""message":"order ready""#,
     ] {
-        let line = shop.logged(line);
+        let line = log.iter().find(|line| line.contains(what));
+        let line = line.unwrap_or_else(|| panic!("no line with {what}"));
         assert!(line.contains(r#""request_id":"test-1""#), "{line}");
     }
 }
