@@ -88,7 +88,7 @@ class Server:
         self.reader.start()
         try:
             self.http, self.grpc, self.admin = self.read_addresses()
-        except BaseException:
+        except AssertionError:
             self.kill()
             raise
         return self

@@ -66,7 +66,8 @@ def over_http1(server, ledger, rounds):
                 headers.append(("content-length", str(len(body))))
             sock.sendall(head(method, path, headers) + (body or b""))
             answer = read_answer(sock, method)
-            assert answer.status == status, (path, answer)
+            # A body that fails at once takes its head with it: the HTTP library had not sent it yet.
+            assert answer.status == status or answer.cut == "head" and outcome.startswith("body"), (path, answer)
             if answer.cut or outcome in ("body_error", "body_panic"):
                 sock.close()
                 sock = connect(server.http)
@@ -79,9 +80,10 @@ def over_http2(server, ledger, rounds):
             begun = []
             for method, path, body, outcome, status in HTTP:
                 stream = connection.send(method, path, [("x-request-id", ledger.enter(outcome))], body)
-                begun.append((stream, path, status))
-            for stream, path, status in begun:
-                assert connection.answer(stream).status == status, (path, connection.answers[stream])
+                begun.append((stream, path, outcome, status))
+            for stream, path, outcome, status in begun:
+                answer = connection.answer(stream)
+                assert answer.status == status or answer.cut == "INTERNAL_ERROR" and outcome.startswith("body"), (path, answer)
 
 
 def over_grpc(server, address, ledger, rounds):

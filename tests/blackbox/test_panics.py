@@ -78,7 +78,7 @@ def test_a_connection_of_http1_outlives_a_panic(server):
 def test_a_panic_in_a_body_cuts_http1(server):
     for length in (0, 1):
         wanted = new_id()
-        answer = http1(server.http, f"/stream?n=5&size=100&fail=panic&at=3&cl={length}", [("x-request-id", wanted)])
+        answer = http1(server.http, f"/stream?n=5&ms=40&size=100&fail=panic&at=3&cl={length}", [("x-request-id", wanted)])
         assert (answer.status, answer.cut) == (200, "body"), answer
         line = server.access(wanted)
         assert (line["outcome"], line["status"], line["bytes_out"]) == ("body_panic", 200, 300)
@@ -87,7 +87,7 @@ def test_a_panic_in_a_body_cuts_http1(server):
 
 def test_a_panic_in_a_body_resets_http2(server):
     wanted = new_id()
-    answer = http2(server.http, "/stream?n=5&size=100&fail=panic&at=3", [("x-request-id", wanted)])
+    answer = http2(server.http, "/stream?n=5&ms=40&size=100&fail=panic&at=3", [("x-request-id", wanted)])
     assert (answer.status, answer.cut) == (200, "INTERNAL_ERROR")
     assert server.access(wanted)["outcome"] == "body_panic"
 
@@ -95,12 +95,12 @@ def test_a_panic_in_a_body_resets_http2(server):
 @pytest.mark.parametrize("port", ["grpc", "http"])
 def test_a_panic_in_a_body_is_trailers_13_in_grpc(server, port):
     wanted = new_id()
-    answer = raw_grpc(getattr(server, port), "Stream", "n=5&size=100&fail=panic&at=3", [("x-request-id", wanted)])
+    answer = raw_grpc(getattr(server, port), "Stream", "n=5&ms=40&size=100&fail=panic&at=3", [("x-request-id", wanted)])
     assert (answer.status, answer.cut, dict(answer.trailers).get("grpc-status")) == (200, None, "13")
     line = server.access(wanted)
     assert (line["outcome"], line["grpc_status"]) == ("body_panic", "INTERNAL")
     with Grpc(getattr(server, port)) as channel:
-        failed = channel.call("Stream", "n=5&size=100&fail=panic&at=3")
+        failed = channel.call("Stream", "n=5&ms=40&size=100&fail=panic&at=3")
         assert (failed.status, len(failed.body)) == (13, 300)
 
 
