@@ -1,0 +1,4 @@
+//! Layers for the side that asks.
+
+#[cfg(feature = "propagate")]
+pub mod propagate;

@@ -1,0 +1,16 @@
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, MatchedPath};
+use http::Extensions;
+
+pub(super) type Matched = MatchedPath;
+
+#[inline]
+pub(super) fn matched(extensions: &Extensions) -> Option<Matched> {
+    extensions.get::<MatchedPath>().cloned()
+}
+
+#[inline]
+pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)
+}

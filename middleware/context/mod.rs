@@ -1,0 +1,27 @@
+//! The facts of a call that layers, handlers and the log share.
+//!
+//! What a handler may want lies in the request's extensions ([`RequestId`]) or is asked of it ([`PeerAddr::of`],
+//! [`Route::of`]). Code that has no request at hand asks the task: [`RequestId::current`], [`TraceContext::current`].
+//! Behind that is one frame a call: the outermost layer of plimsoll makes it, the inner ones join it, and it is in
+//! place of the thread whenever the future or a body of the call is polled.
+
+mod failure;
+mod frame;
+mod journal;
+mod peer;
+mod request_id;
+mod secrets;
+mod spawn;
+mod trace;
+
+pub use failure::Failure;
+pub(crate) use failure::chain;
+pub use frame::Scope;
+pub(crate) use frame::{Frame, current, note, update};
+pub use journal::FieldValue;
+pub(crate) use journal::{Cause, Journal};
+pub use peer::{PeerAddr, Route};
+pub use request_id::{InvalidRequestId, REQUEST_ID, RequestId};
+pub(crate) use secrets::{Secrets, redact};
+pub use spawn::{InCall, in_current_call};
+pub use trace::{TRACEPARENT, TRACESTATE, TraceContext};

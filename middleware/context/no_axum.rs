@@ -1,0 +1,23 @@
+use std::net::SocketAddr;
+
+use http::Extensions;
+
+/// No router of ours to know matches by.
+#[derive(Clone)]
+pub(super) enum Matched {}
+
+impl Matched {
+    pub(super) fn as_str(&self) -> &str {
+        match *self {}
+    }
+}
+
+#[inline]
+pub(super) fn matched(_: &Extensions) -> Option<Matched> {
+    None
+}
+
+#[inline]
+pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
+    None
+}

@@ -1,0 +1,8 @@
+use std::net::SocketAddr;
+
+use http::Extensions;
+
+#[inline]
+pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
+    None
+}

@@ -1,0 +1,152 @@
+use std::{borrow::Cow, collections::BTreeSet};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
+    uri::PathAndQuery,
+};
+
+use super::{Scope, current, update};
+use crate::protocol::code::percent_decode;
+
+/// Shorter values are not searched for in texts: they would hit by chance.
+const SHORTEST: usize = 4;
+/// What stands in place of a secret.
+pub(crate) const REDACTED: &str = "REDACTED";
+
+/// The text without the secrets of the current call's request.
+pub(crate) fn redact(text: &str) -> Cow<'_, str> {
+    let redacted = current(|frame| frame.secrets().map(|secrets| secrets.redact(text))).flatten();
+    redacted.unwrap_or(Cow::Borrowed(text))
+}
+
+/// What a request told in confidence: the values of its sensitive headers and of its query.
+///
+/// Kept as shared handles until the call ends, since an error or a panic may quote them. They never reach a log line.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    values: Vec<HeaderValue>,
+    query: Option<PathAndQuery>,
+}
+
+impl Secrets {
+    /// What is sensitive in every request.
+    const REQUEST_HEADERS: &[HeaderName] = &[AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+
+    /// Keeps those of this request for the time of its call.
+    #[inline]
+    pub(crate) fn keep<B>(request: &Request<B>, more: &[HeaderName], scope: &mut Scope) {
+        let _entered = scope.enter();
+        let looked_for = current(|frame| frame.secrets().is_some()).unwrap_or_default();
+        let (headers, uri) = (request.headers(), request.uri());
+        if (!looked_for || !more.is_empty()) && Self::are_in(headers, uri, more) {
+            update(|frame| frame.secrets_mut().remember(headers, uri, more));
+        }
+    }
+
+    /// Whether this request has any.
+    fn are_in(headers: &HeaderMap, uri: &Uri, more: &[HeaderName]) -> bool {
+        uri.query().is_some() || Self::names(more).any(|name| headers.contains_key(name))
+    }
+
+    fn names(more: &[HeaderName]) -> impl Iterator<Item = &HeaderName> {
+        Self::REQUEST_HEADERS.iter().chain(more)
+    }
+
+    fn remember(&mut self, headers: &HeaderMap, uri: &Uri, more: &[HeaderName]) {
+        self.values.extend(Self::names(more).flat_map(|name| headers.get_all(name)).cloned());
+        if uri.query().is_some() {
+            self.query = uri.path_and_query().cloned();
+        }
+    }
+
+    pub(crate) fn remember_cookies_set(&mut self, headers: &HeaderMap) {
+        self.values.extend(headers.get_all(SET_COOKIE).iter().cloned());
+    }
+
+    /// The text with each secret in it replaced.
+    pub(crate) fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        // Longest first, so that a secret within another leaves no rest behind.
+        let mut needles: Vec<String> = self.needles().into_iter().collect();
+        needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+        for needle in needles {
+            if text.contains(&needle) {
+                text = Cow::Owned(text.replace(&needle, REDACTED));
+            }
+        }
+        text
+    }
+
+    /// The forms in which a text may quote them: whole, a part of a list or pair, and percent-decoded.
+    fn needles(&self) -> BTreeSet<String> {
+        let mut needles = BTreeSet::new();
+        for value in &self.values {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            keep(&mut needles, &value);
+            for part in value.split([' ', ';', ',']) {
+                keep(&mut needles, part);
+                keep(&mut needles, part.split_once('=').map_or("", |(_, value)| value));
+            }
+        }
+        for pair in self.query.as_ref().and_then(PathAndQuery::query).unwrap_or_default().split('&') {
+            keep(&mut needles, pair.split_once('=').map_or(pair, |(_, value)| value));
+        }
+        needles
+    }
+}
+
+fn keep(needles: &mut BTreeSet<String>, text: &str) {
+    let text = text.trim().trim_matches('"');
+    for form in [text, &text.replace('+', " ")] {
+        let decoded = String::from_utf8_lossy(&percent_decode(form.as_bytes())).into_owned();
+        needles.extend([form.to_owned(), decoded].into_iter().filter(|form| form.len() >= SHORTEST));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(headers: &[(HeaderName, &'static str)], uri: &'static str) -> Secrets {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+        let mut secrets = Secrets::default();
+        secrets.remember(&headers, &Uri::from_static(uri), &[]);
+        secrets
+    }
+
+    #[test]
+    fn no_form_of_a_secret_stays_in_a_text() {
+        let secrets = secrets(
+            &[(AUTHORIZATION, "Bearer tok-123456"), (COOKIE, "session=s3cr3t-cookie; theme=dark")],
+            "/x?key=q%20uery%2Fvalue&plain+words&n=3",
+        );
+        for text in [
+            "Bearer tok-123456",
+            "got tok-123456, wanted another",
+            "cookie s3cr3t-cookie is stale",
+            "cannot parse `q uery/value`",
+            "cannot parse q%20uery%2Fvalue",
+            "no plain words or plain+words",
+        ] {
+            let redacted = secrets.redact(text);
+            assert!(redacted.contains(REDACTED), "{redacted}");
+            for canary in ["tok-", "s3cr3t", "uery", "plain"] {
+                assert!(!redacted.contains(canary), "{redacted}");
+            }
+        }
+        assert_eq!(secrets.redact("3 apples"), "3 apples", "too short to be searched for");
+    }
+
+    #[test]
+    fn knows_whether_there_are_any() {
+        let none = HeaderMap::new();
+        assert!(!Secrets::are_in(&none, &Uri::from_static("/a"), &[]));
+        assert!(Secrets::are_in(&none, &Uri::from_static("/a?b"), &[]));
+        let mut headers = HeaderMap::new();
+        let api_key = HeaderName::from_static("x-api-key");
+        headers.insert(api_key.clone(), HeaderValue::from_static("k"));
+        assert!(!Secrets::are_in(&headers, &Uri::from_static("/a"), &[]));
+        assert!(Secrets::are_in(&headers, &Uri::from_static("/a"), &[api_key]));
+    }
+}

@@ -1,0 +1,152 @@
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::frame;
+
+/// `traceparent`, as W3C Trace Context names it.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// `tracestate`, as W3C Trace Context names it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The trace that a call belongs to: its `traceparent` and `tracestate`, checked and otherwise as they came.
+///
+/// Written by the outermost layer of a call; read by `access_log`, the log's formatter and `propagate`.
+/// Parsing is strict (W3C Trace Context, section 3.2): what is malformed is ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    parent: HeaderValue,
+    state: Option<HeaderValue>,
+}
+
+impl TraceContext {
+    /// The trace context in these headers; `None` when there is none, more than one, or a malformed one.
+    #[inline]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let first = headers.get(TRACEPARENT)?;
+        Self::read(first, headers)
+    }
+
+    #[cold]
+    fn read(parent: &HeaderValue, headers: &HeaderMap) -> Option<Self> {
+        let alone = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
+        (alone && is_well_formed(parent.as_bytes()))
+            .then(|| Self { parent: parent.clone(), state: joined(headers) })
+    }
+
+    /// The trace context of the call that this code runs in.
+    pub fn current() -> Option<Self> {
+        frame::current(|frame| frame.trace().cloned()).flatten()
+    }
+
+    /// The id of the trace: 32 lowercase hex digits.
+    pub fn trace_id(&self) -> &str {
+        self.part(3, 35)
+    }
+
+    /// The id of the span that caused the call: 16 lowercase hex digits.
+    pub fn span_id(&self) -> &str {
+        self.part(36, 52)
+    }
+
+    /// The flags: two lowercase hex digits; the lowest bit means "sampled".
+    pub fn flags_hex(&self) -> &str {
+        self.part(53, 55)
+    }
+
+    /// The `traceparent`, as it came.
+    pub fn parent(&self) -> &HeaderValue {
+        &self.parent
+    }
+
+    /// The `tracestate`, several headers joined into one.
+    pub fn state(&self) -> Option<&HeaderValue> {
+        self.state.as_ref()
+    }
+
+    fn part(&self, from: usize, to: usize) -> &str {
+        self.parent.to_str().ok().and_then(|text| text.get(from..to)).expect("checked when it was read")
+    }
+}
+
+/// Version 00 is exactly 55 bytes; a later version may go on after a `-`; `ff` is forbidden, and so are ids of zeros.
+fn is_well_formed(parent: &[u8]) -> bool {
+    let is_hex = |text: &[u8]| text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |text: &[u8]| is_hex(text) && text.iter().any(|&byte| byte != b'0');
+    let Some((known, rest)) = parent.split_at_checked(55) else { return false };
+    let [v0, v1, b'-', trace @ .., b'-', f0, f1] = known else { return false };
+    let Some((trace, span)) = trace.split_at_checked(32) else { return false };
+    let [b'-', span @ ..] = span else { return false };
+    let version = [*v0, *v1];
+    let ends = match &version {
+        b"00" => rest.is_empty(),
+        b"ff" => false,
+        _ => is_hex(&version) && matches!(rest.first(), None | Some(b'-')) && rest.is_ascii(),
+    };
+    ends && is_id(trace) && is_id(span) && is_hex(&[*f0, *f1]) && rest.iter().all(|byte| byte.is_ascii_graphic())
+}
+
+fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut states = headers.get_all(TRACESTATE).iter();
+    let first = states.next()?;
+    let mut rest = states.peekable();
+    if rest.peek().is_none() {
+        return Some(first.clone());
+    }
+    let mut all = first.as_bytes().to_vec();
+    for state in rest {
+        all.push(b',');
+        all.extend_from_slice(state.as_bytes());
+    }
+    Some(HeaderValue::from_bytes(&all).expect("values of headers joined by commas are a value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn read(parents: &[&str], states: &[&'static str]) -> Option<TraceContext> {
+        let mut headers = HeaderMap::new();
+        for parent in parents {
+            headers.append(TRACEPARENT, HeaderValue::from_str(parent).expect("a header"));
+        }
+        for state in states {
+            headers.append(TRACESTATE, HeaderValue::from_static(state));
+        }
+        TraceContext::of(&headers)
+    }
+
+    #[test]
+    fn reads_the_parts_and_joins_the_states() {
+        let context = read(&[GOOD], &["a=1", "b=2,c=3"]).expect("well formed");
+        assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(context.span_id(), "b7ad6b7169203331");
+        assert_eq!(context.flags_hex(), "01");
+        assert_eq!(context.state().expect("a state"), "a=1,b=2,c=3");
+        assert_eq!(read(&[GOOD], &[]).expect("well formed").state(), None);
+    }
+
+    #[test]
+    fn is_strict() {
+        let later = format!("cc{}-more", &GOOD[2..]);
+        assert!(read(&[&later], &[]).is_some());
+        for bad in [
+            "".to_owned(),
+            "00-1-2-01".to_owned(),
+            format!("{GOOD}-more"),
+            format!("{GOOD}0"),
+            format!("cc{}x", &GOOD[2..]),
+            format!("ff{}", &GOOD[2..]),
+            format!("0{}", &GOOD[1..].replace("-01", "-1")),
+            GOOD.to_uppercase(),
+            GOOD.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            GOOD.replace("b7ad6b7169203331", &"0".repeat(16)),
+            GOOD.replace("0af7", "+af7"),
+            GOOD.replace('-', "_"),
+        ] {
+            assert_eq!(read(&[&bad], &[]), None, "{bad:?}");
+        }
+        assert_eq!(read(&[GOOD, GOOD], &[]), None, "two traceparents");
+        assert_eq!(read(&[], &["a=1"]), None);
+    }
+}

@@ -1,0 +1,299 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, header::CONTENT_LENGTH};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::{
+    BoxError,
+    end::{CallFacts, End, Fault, Observer, Watch},
+};
+use crate::{
+    context::{self, Cause, Scope},
+    outcome::Outcome,
+    protocol::{GrpcCode, Protocol, code::GRPC_STATUS, status_in, web},
+    rejection::{Reason, Rejection, broken_trailers},
+};
+
+pin_project! {
+    /// The body of a call: what the service sends, unchanged, and an observer that hears how it ends.
+    ///
+    /// It forwards `size_hint`, `is_end_stream` and trailers, and is `Send` and `Sync` when the inner body is.
+    pub struct ResponseBody<B, O>
+    where
+        O: Observer,
+    {
+        // `None` once it has ended.
+        #[pin]
+        inner: Option<B>,
+        rest: Rest,
+        watch: Watch<O>,
+        scope: Scope,
+    }
+
+    impl<B, O> PinnedDrop for ResponseBody<B, O>
+    where
+        O: Observer,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let entered = this.scope.enter();
+            this.inner.set(None);
+            if this.rest.is_sent {
+                this.watch.end(End::Complete { trailers: None });
+            }
+            drop(this.watch.take());
+            drop(entered);
+        }
+    }
+}
+
+/// What is still to come, as far as the head told.
+#[derive(Debug)]
+struct Rest {
+    status: Status,
+    /// Bytes that are left to send, by `content-length` or an exact size.
+    length: Option<u64>,
+    /// Whether nothing is left, so that being dropped is a complete end.
+    is_sent: bool,
+}
+
+/// Where the status of gRPC comes from.
+#[derive(Debug)]
+enum Status {
+    /// There is none to come: HTTP, or a head that bore it.
+    Settled,
+    /// In trailers.
+    InTrailers,
+    /// In a last frame within the body.
+    InBody(Box<web::Scanner>),
+}
+
+impl<B, O> ResponseBody<B, O>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    O: Observer,
+{
+    #[inline]
+    pub(super) fn wrap(response: Response<B>, watch: Watch<O>, scope: Scope, facts: CallFacts) -> Response<Self> {
+        let has_no_body = facts.has_no_body(response.status());
+        let status = match facts.protocol {
+            Protocol::Http => Status::Settled,
+            _ if has_no_body || response.headers().contains_key(GRPC_STATUS) => Status::Settled,
+            Protocol::Grpc => Status::InTrailers,
+            Protocol::GrpcWeb => Status::InBody(Box::new(web::Scanner::binary())),
+            Protocol::GrpcWebText => Status::InBody(Box::new(web::Scanner::text())),
+        };
+        let length = match facts.protocol {
+            Protocol::Http if !has_no_body => length_of(&response),
+            _ => None,
+        };
+        let settled = matches!(status, Status::Settled);
+        let is_sent = settled && (has_no_body || length == Some(0) || response.body().is_end_stream());
+        response.map(|body| Self { inner: Some(body), rest: Rest { status, length, is_sent }, watch, scope })
+    }
+}
+
+/// The bytes that the head promises.
+fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
+    match response.headers().get(CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok().and_then(|digits| digits.parse().ok()),
+        None => response.body().size_hint().exact(),
+    }
+}
+
+impl<B, O> Body for ResponseBody<B, O>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    O: Observer,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let _entered = this.scope.enter();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        match ready!(inner.poll_frame(context)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(observer) = this.watch.observer() {
+                        observer.on_data(data.len());
+                    }
+                    this.rest.took(data);
+                    if let Some(inner) = this.inner.as_mut().as_pin_mut() {
+                        this.rest.is_sent |= this.rest.status.is_settled() && inner.is_end_stream();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                let mut trailers = match frame.into_trailers() {
+                    Ok(trailers) => trailers,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                };
+                this.inner.set(None);
+                this.rest.complete(&mut trailers);
+                this.watch.end(End::Complete { trailers: Some(&trailers) });
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Some(Err(error)) => {
+                let error = error.into();
+                this.inner.set(None);
+                let last = this.rest.failed(&*error);
+                this.watch.end(End::Failed(Fault::of(&*error)));
+                Poll::Ready(Some(last.map_or(Err(error), Ok)))
+            }
+            None => {
+                this.inner.set(None);
+                match this.rest.ended() {
+                    Ended::Well(trailers) => {
+                        this.watch.end(End::Complete { trailers: trailers.as_deref() });
+                        Poll::Ready(None)
+                    }
+                    Ended::Short(error, last) => {
+                        this.watch.end(End::Failed(Fault::of(&*error)));
+                        Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Until gRPC's status is out there is something to come, though the inner body may have ended.
+        self.inner.as_ref().is_none_or(|inner| self.rest.status.is_settled() && inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// How a body ended that said nothing more.
+enum Ended {
+    Well(Option<Box<HeaderMap>>),
+    /// It owed something: the error, and the frame that tells the caller, if there can be one.
+    Short(BoxError, Option<Frame<Bytes>>),
+}
+
+impl Status {
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::Settled => true,
+            Self::InTrailers => false,
+            Self::InBody(scanner) => scanner.trailers().is_some(),
+        }
+    }
+
+    /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
+    fn broken(&self, trailers: HeaderMap) -> Option<Frame<Bytes>> {
+        match self {
+            Self::Settled => None,
+            Self::InTrailers => Some(Frame::trailers(trailers)),
+            Self::InBody(scanner) => scanner.frame_of(&trailers).map(Frame::data),
+        }
+    }
+}
+
+impl Rest {
+    fn took(&mut self, data: &Bytes) {
+        if let Some(left) = &mut self.length {
+            *left = left.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            self.is_sent |= *left == 0;
+        }
+        if let Status::InBody(scanner) = &mut self.status {
+            scanner.take(data);
+        }
+    }
+
+    /// Trailers are the end. For gRPC they must bear a status.
+    fn complete(&mut self, trailers: &mut HeaderMap) {
+        if matches!(self.status, Status::InTrailers) && !trailers.contains_key(GRPC_STATUS) {
+            note(&MissingStatus);
+            trailers.extend(broken_trailers(GrpcCode::Internal, MISSING_STATUS));
+        }
+        self.status = Status::Settled;
+    }
+
+    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Frame<Bytes>> {
+        if error.is::<BodyPanicked>() {
+            // It was noted where it was caught.
+            return self.status.broken(Rejection::new(Reason::Panic, "").trailers());
+        }
+        note(error);
+        let code = status_in(error).unwrap_or(GrpcCode::Internal);
+        self.status.broken(broken_trailers(code, "the response broke off"))
+    }
+
+    fn ended(&mut self) -> Ended {
+        let trailers = match &mut self.status {
+            Status::InBody(scanner) => scanner.trailers().cloned().map(Box::new),
+            Status::Settled | Status::InTrailers => None,
+        };
+        let error: BoxError = match self.length {
+            _ if !self.status.is_settled() => MissingStatus.into(),
+            Some(left @ 1..) => ShortBody { left }.into(),
+            _ => return Ended::Well(trailers),
+        };
+        note(&*error);
+        let last = self.status.broken(broken_trailers(GrpcCode::Internal, MISSING_STATUS));
+        Ended::Short(error, last)
+    }
+}
+
+fn note(error: &(dyn std::error::Error + 'static)) {
+    context::note(Cause { outcome: Outcome::BodyError, layer: "", error: context::chain(error) });
+}
+
+/// The error that cuts a body whose panic was caught.
+#[derive(Debug)]
+pub(crate) struct BodyPanicked;
+
+impl fmt::Display for BodyPanicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body of the response panicked")
+    }
+}
+
+impl std::error::Error for BodyPanicked {}
+
+const MISSING_STATUS: &str = "missing grpc-status";
+
+#[derive(Debug)]
+struct MissingStatus;
+
+impl fmt::Display for MissingStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MISSING_STATUS)
+    }
+}
+
+impl std::error::Error for MissingStatus {}
+
+#[derive(Debug)]
+struct ShortBody {
+    left: u64,
+}
+
+impl fmt::Display for ShortBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the body ended {} bytes short of its content-length", self.left)
+    }
+}
+
+impl std::error::Error for ShortBody {}
+
+impl<B, O: Observer> fmt::Debug for ResponseBody<B, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("rest", &self.rest).finish_non_exhaustive()
+    }
+}

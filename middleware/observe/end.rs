@@ -1,0 +1,141 @@
+use std::{any::Any, error::Error, fmt, thread};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+
+use crate::{context, protocol::Protocol};
+
+/// The error type of [`ResponseBody`](super::ResponseBody): whatever the inner body's error is, boxed.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How a call ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum End<'a> {
+    /// The last byte was handed on. For gRPC the trailers, also those that gRPC-Web sends within the body.
+    Complete {
+        /// The trailers, if there were any.
+        trailers: Option<&'a HeaderMap>,
+    },
+    /// The service returned `Err`, or the response's body failed.
+    Failed(Fault<'a>),
+    /// Dropped before its end: the caller is gone, or an outer layer gave up.
+    Dropped,
+    /// A panic went through it.
+    Panicked,
+}
+
+/// An error that ended a call. Displays the whole chain, as far as its type tells it.
+pub struct Fault<'a>(Kind<'a>);
+
+enum Kind<'a> {
+    Chain(&'a (dyn Error + 'static)),
+    Text(&'a dyn fmt::Display),
+}
+
+impl<'a> Fault<'a> {
+    pub(crate) fn of(error: &'a (dyn Error + 'static)) -> Self {
+        Self(Kind::Chain(error))
+    }
+
+    /// The error of a service need not be an [`Error`]: a [`BoxError`] is none, and tells its chain all the same.
+    pub(crate) fn of_service<E: fmt::Display + 'static>(error: &'a E) -> Self {
+        match (error as &dyn Any).downcast_ref::<BoxError>() {
+            Some(error) => Self::of(&**error),
+            None => Self(Kind::Text(error)),
+        }
+    }
+}
+
+impl fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Kind::Chain(error) => f.write_str(&context::chain(error)),
+            Kind::Text(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Fault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fault({self})")
+    }
+}
+
+/// Watches one call.
+///
+/// It runs within the call's [`Scope`](crate::context::Scope). Give back what must be given back in `Drop`: that runs
+/// right after `on_end`, whichever way the call ends.
+pub trait Observer: Sized {
+    /// The head is about to leave. It may be added to.
+    fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
+        drop(response);
+    }
+
+    /// So many bytes of the body are about to leave.
+    fn on_data(&mut self, bytes: usize) {
+        drop(bytes);
+    }
+
+    /// The call has ended. Called exactly once.
+    fn on_end(self, end: End<'_>) {
+        drop(end);
+    }
+}
+
+/// For layers that only need the honest end.
+impl Observer for () {}
+
+/// Makes sure that an observer hears of the end once, also when nobody else tells it.
+#[derive(Debug)]
+pub(crate) struct Watch<O: Observer>(Option<O>);
+
+impl<O: Observer> Watch<O> {
+    pub(crate) fn new(observer: O) -> Self {
+        Self(Some(observer))
+    }
+
+    pub(crate) fn observer(&mut self) -> Option<&mut O> {
+        self.0.as_mut()
+    }
+
+    /// The watch itself, for the body that outlives the future.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
+    pub(crate) fn end(&mut self, end: End<'_>) {
+        if let Some(observer) = self.0.take() {
+            observer.on_end(end);
+        }
+    }
+}
+
+impl<O: Observer> Drop for Watch<O> {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.end(if thread::panicking() { End::Panicked } else { End::Dropped });
+        }
+    }
+}
+
+/// What the end of a response depends on, and only the request and the head tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallFacts {
+    pub(crate) protocol: Protocol,
+    head_only: bool,
+}
+
+impl CallFacts {
+    #[inline]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self { protocol: Protocol::of(request.headers()), head_only: *request.method() == Method::HEAD }
+    }
+
+    /// Whether no body follows the head, whatever its headers say (RFC 9110, section 6.4.1).
+    #[inline]
+    pub(crate) fn has_no_body(self, status: StatusCode) -> bool {
+        let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        self.head_only || status.is_informational() || bodiless.contains(&status)
+    }
+}

@@ -1,0 +1,108 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    BoxError, ResponseBody,
+    end::{CallFacts, End, Fault, Observer, Watch},
+};
+use crate::context::Scope;
+
+pin_project! {
+    /// A call until its head. Its output carries the [`ResponseBody`] that watches the rest.
+    ///
+    /// Dropping it drops the inner future, then tells the observer.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, O>
+    where
+        O: Observer,
+    {
+        // `None` once it has ended.
+        #[pin]
+        inner: Option<F>,
+        watch: Watch<O>,
+        scope: Scope,
+        facts: CallFacts,
+    }
+
+    impl<F, O> PinnedDrop for ResponseFuture<F, O>
+    where
+        O: Observer,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let entered = this.scope.enter();
+            this.inner.set(None);
+            drop(this.watch.take());
+            drop(entered);
+        }
+    }
+}
+
+impl<F, O: Observer> ResponseFuture<F, O> {
+    /// Calls the service, watched by the observer within the scope.
+    ///
+    /// # Panics
+    ///
+    /// When the service panics in `call`; the observer is told.
+    #[inline]
+    pub fn call<S, B>(service: &mut S, request: Request<B>, observer: O, mut scope: Scope) -> Self
+    where
+        S: Service<Request<B>, Future = F>,
+    {
+        let facts = CallFacts::of(&request);
+        let entered = scope.enter();
+        // Dropped before the scope is left, should the service panic.
+        let watch = Watch::new(observer);
+        let inner = service.call(request);
+        drop(entered);
+        Self { inner: Some(inner), watch, scope, facts }
+    }
+}
+
+impl<F, O, B, E> Future for ResponseFuture<F, O>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: fmt::Display + 'static,
+    O: Observer,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<ResponseBody<B, O>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let entered = this.scope.enter();
+        let inner = this.inner.as_mut().as_pin_mut().expect("not polled again after it was ready");
+        let result = ready!(inner.poll(context));
+        this.inner.set(None);
+        match result {
+            Ok(mut response) => {
+                if let Some(observer) = this.watch.observer() {
+                    observer.on_head(&mut response);
+                }
+                drop(entered);
+                let (watch, scope) = (this.watch.take(), this.scope.take());
+                Poll::Ready(Ok(ResponseBody::wrap(response, watch, scope, *this.facts)))
+            }
+            Err(error) => {
+                this.watch.end(End::Failed(Fault::of_service(&error)));
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<F, O: Observer> fmt::Debug for ResponseFuture<F, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}

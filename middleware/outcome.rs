@@ -1,0 +1,124 @@
+//! How a call ended, and whose fault that is: a closed set.
+
+use http::StatusCode;
+
+use crate::{protocol::GrpcCode, rejection::Reason};
+
+/// How a call ended. Every call ends with exactly one; the first cause wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Answered, to the last byte.
+    Ok,
+    /// A 4xx, or a status of gRPC that is the caller's fault.
+    ClientError,
+    /// A 5xx, an `Err` of the service, or a status of gRPC that is the server's fault.
+    ServerError,
+    /// plimsoll answered instead of the service.
+    Rejected(Reason),
+    /// The response's body failed after the head, or a gRPC stream ended without a status.
+    BodyError,
+    /// The response's body panicked.
+    BodyPanic,
+    /// The request's body was cut, too slow or could not be decoded.
+    RequestBodyError,
+    /// The caller went away before the head.
+    ClientGone,
+    /// The caller went away while the body was sent.
+    ClientGoneBody,
+    /// A call to another service failed.
+    UpstreamError,
+    /// A stale answer was served in place of an error.
+    StaleServed,
+}
+
+/// Whose fault an [`Outcome`] is; levels of log lines follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// All went well.
+    Nobody,
+    /// The caller: a wrong request, or it went away.
+    Caller,
+    /// Nobody alone: the call was refused, or came too late, to keep the service upright.
+    Load,
+    /// The service.
+    Server,
+}
+
+impl Outcome {
+    /// The outcome that a status alone tells. A status of gRPC, where there is one, says more than HTTP's.
+    pub fn of_status(http: StatusCode, grpc: Option<GrpcCode>) -> Self {
+        match grpc {
+            Some(GrpcCode::Ok) => Self::Ok,
+            Some(code) if code.is_server_error() => Self::ServerError,
+            Some(_) => Self::ClientError,
+            None if http.is_server_error() => Self::ServerError,
+            None if http.is_client_error() => Self::ClientError,
+            None => Self::Ok,
+        }
+    }
+
+    /// The name in the log and in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::ServerError => "server_error",
+            Self::Rejected(reason) => reason.label(),
+            Self::BodyError => "body_error",
+            Self::BodyPanic => "body_panic",
+            Self::RequestBodyError => "request_body_error",
+            Self::ClientGone => "client_gone",
+            Self::ClientGoneBody => "client_gone_body",
+            Self::UpstreamError => "upstream_error",
+            Self::StaleServed => "stale_served",
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Ok | Self::StaleServed => Fault::Nobody,
+            Self::ClientError | Self::RequestBodyError | Self::ClientGone | Self::ClientGoneBody => Fault::Caller,
+            Self::ServerError | Self::BodyError | Self::BodyPanic | Self::UpstreamError => Fault::Server,
+            Self::Rejected(reason) => match reason {
+                Reason::Malformed | Reason::TooLarge => Fault::Caller,
+                Reason::Panic | Reason::MissingKey | Reason::StoreError | Reason::Timeout => Fault::Server,
+                Reason::RateLimited
+                | Reason::Shed
+                | Reason::QueueFull
+                | Reason::QueueTimeout
+                | Reason::Deadline
+                | Reason::Drained
+                | Reason::BreakerOpen
+                | Reason::BulkheadFull => Fault::Load,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_grpc_says_more_than_that_of_http() {
+        for (http, grpc, expected) in [
+            (200, None, Outcome::Ok),
+            (101, None, Outcome::Ok),
+            (304, None, Outcome::Ok),
+            (404, None, Outcome::ClientError),
+            (500, None, Outcome::ServerError),
+            (200, Some(GrpcCode::Ok), Outcome::Ok),
+            (200, Some(GrpcCode::NotFound), Outcome::ClientError),
+            (200, Some(GrpcCode::Cancelled), Outcome::ClientError),
+            (200, Some(GrpcCode::ResourceExhausted), Outcome::ClientError),
+            (200, Some(GrpcCode::Unavailable), Outcome::ServerError),
+            (200, Some(GrpcCode::Unknown), Outcome::ServerError),
+        ] {
+            let http = StatusCode::from_u16(http).expect("a status");
+            assert_eq!(Outcome::of_status(http, grpc), expected, "{http} {grpc:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What is known of a panic: its text, its place, its backtrace; and the last words of a program that dies of one.
+//!
+//! The payload of a caught panic tells only the text. The rest is known to the panic hook alone, so one is installed
+//! by `catch_panic`, by [`task`](crate::task) and by the log's set-up. It keeps what it learns of panics that are
+//! caught here, and hands all others to the hook that was there before.
+
+use std::{
+    any::Any,
+    backtrace::Backtrace,
+    cell::{Cell, RefCell},
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
+    sync::{
+        Once, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::context;
+
+/// How long a dying program waits for its log.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// Whether a panic on this thread will be caught here, and if so, whether its backtrace is wanted.
+    static CATCHING: Cell<Option<bool>> = const { Cell::new(None) };
+    /// A panic that has not been caught yet.
+    static UNDER_WAY: RefCell<Option<PanicFacts>> = const { RefCell::new(None) };
+}
+
+static FLUSH: OnceLock<fn(Duration)> = OnceLock::new();
+static WRITES_ALL: AtomicBool = AtomicBool::new(false);
+
+/// What is known of one panic.
+#[derive(Clone, Debug)]
+pub(crate) struct PanicFacts {
+    pub(crate) text: String,
+    location: Option<String>,
+    backtrace: Option<String>,
+}
+
+impl PanicFacts {
+    fn of_hook(info: &PanicHookInfo<'_>, backtrace: bool) -> Self {
+        Self {
+            text: text_of(info.payload()),
+            location: info.location().map(ToString::to_string),
+            backtrace: backtrace.then(|| Backtrace::force_capture().to_string()),
+        }
+    }
+
+    /// File, line and column.
+    pub(crate) fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// Writes the line of this panic. Secrets of the current request are taken out of its text.
+    pub(crate) fn write_line(&self, place: &'static str, fatal: bool) {
+        let redacted = context::redact(&self.text);
+        tracing::error!(
+            target: "plimsoll::panic",
+            event = "panic",
+            r#where = place,
+            panic = &*redacted,
+            location = self.location.as_deref(),
+            backtrace = self.backtrace.as_deref(),
+            fatal = fatal.then_some(true),
+            "panicked",
+        );
+    }
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&'static str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic whose payload is no text").to_owned()
+}
+
+/// Runs this and catches its panic.
+#[inline]
+pub(crate) fn catch<R>(backtrace: bool, run: impl FnOnce() -> R) -> Result<R, PanicFacts> {
+    let outer = CATCHING.replace(Some(backtrace));
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    CATCHING.set(outer);
+    result.map_err(facts_of)
+}
+
+#[cold]
+fn facts_of(payload: Box<dyn Any + Send>) -> PanicFacts {
+    let facts = UNDER_WAY.with_borrow_mut(Option::take);
+    // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
+    let facts =
+        facts.unwrap_or_else(|| PanicFacts { text: text_of(&*payload), location: None, backtrace: None });
+    // The payload is a value of the panicking code: dropping it may panic too.
+    if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+        facts.write_line("drop", false);
+    }
+    facts
+}
+
+/// Installs the hook, once.
+pub(crate) fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| on_panic(info, &*previous)));
+    });
+}
+
+/// Writes a line for every panic of the program, in place of the hook that was there before.
+pub(crate) fn write_all_panics() {
+    install_hook();
+    WRITES_ALL.store(true, Ordering::Relaxed);
+}
+
+/// What flushes the log before the program dies.
+pub(crate) fn flush_by(flush: fn(Duration)) {
+    FLUSH.get_or_init(|| flush);
+}
+
+/// Flushes the log, for a program that is about to die.
+pub(crate) fn last_words() {
+    if let Some(flush) = FLUSH.get() {
+        flush(LAST_WORDS);
+    }
+}
+
+fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
+    let catching = CATCHING.get();
+    let facts = PanicFacts::of_hook(info, catching.unwrap_or_default());
+    let first = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().map_or(None, |mut waiting| waiting.take()));
+    let fatal = cfg!(panic = "abort") || first.is_some();
+    if let Some(first) = &first {
+        // A panic while another unwinds: the process aborts, unless somebody in between catches it.
+        first.write_line("drop", true);
+    }
+    if catching.is_some() && !fatal {
+        UNDER_WAY.with(|under_way| under_way.replace(Some(facts)));
+        return;
+    }
+    let writes = fatal || WRITES_ALL.load(Ordering::Relaxed);
+    if writes {
+        facts.write_line(if catching.is_some() { "call" } else { "task" }, fatal);
+    }
+    if fatal {
+        last_words();
+    }
+    if !WRITES_ALL.load(Ordering::Relaxed) {
+        previous(info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_text_and_place_of_what_it_catches() {
+        install_hook();
+        let facts = catch(true, || panic!("text {}", 1)).expect_err("it panicked");
+        assert_eq!(facts.text, "text 1");
+        assert!(facts.location.is_some_and(|location| location.contains("panics.rs")));
+        assert!(facts.backtrace.is_some());
+        let facts = catch(false, || panic::panic_any(7)).expect_err("it panicked");
+        assert_eq!(facts.text, "a panic whose payload is no text");
+        assert!(facts.backtrace.is_none());
+        let facts = catch(false, || panic::resume_unwind(Box::new("resumed"))).expect_err("it panicked");
+        assert_eq!((facts.text.as_str(), facts.location), ("resumed", None));
+        assert_eq!(catch(false, || 5).expect("no panic"), 5);
+    }
+
+    #[test]
+    fn survives_a_payload_that_panics_when_dropped() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("in drop");
+            }
+        }
+        install_hook();
+        assert!(catch(false, || panic::panic_any(Bomb)).is_err());
+        assert_eq!(catch(false, || 5).expect("nothing is left under way"), 5);
+    }
+}

@@ -1,0 +1,304 @@
+//! Why plimsoll answers instead of the service, and how that answer looks: one table, one type.
+
+use std::{fmt::Write as _, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+
+use crate::{
+    context::{REQUEST_ID, RequestId},
+    protocol::{GrpcCode, GrpcCode::*, Protocol, code::{GRPC_MESSAGE, GRPC_STATUS}},
+};
+
+/// The header, or gRPC metadata, that names the reason: `plimsoll-reason`.
+pub const PLIMSOLL_REASON: HeaderName = HeaderName::from_static("plimsoll-reason");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident => ($label:literal, $status:ident, $code:ident, $message:literal),)*) => {
+        /// Why plimsoll itself answered instead of the service. A closed set: alerts and clients rely on the names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name on the wire, in the log and in metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// The status of an HTTP answer.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            /// The status of a gRPC answer.
+            pub fn grpc_code(self) -> GrpcCode {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// One plain sentence for the caller. It tells nothing of the inside. ASCII without `%` and `"`, so that
+            /// it stands in JSON and in `grpc-message` as it is.
+            pub fn message(self) -> &'static str {
+                match self { $(Self::$variant => $message,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// This caller is over its quota.
+    RateLimited => ("rate_limited", TOO_MANY_REQUESTS, ResourceExhausted, "the caller is over its quota"),
+    /// The limit is reached and the call does not wait.
+    Shed => ("shed", SERVICE_UNAVAILABLE, Unavailable, "the service is overloaded"),
+    /// The waiting room is full.
+    QueueFull => ("queue_full", SERVICE_UNAVAILABLE, Unavailable, "the service is overloaded, its queue is full"),
+    /// Waited longer than the waiting room allows.
+    QueueTimeout => ("queue_timeout", SERVICE_UNAVAILABLE, Unavailable, "the call waited too long for its turn"),
+    /// The caller's deadline passed, waiting or served.
+    Deadline => ("deadline", GATEWAY_TIMEOUT, DeadlineExceeded, "the deadline of the call has passed"),
+    /// The server's own time limit passed.
+    Timeout => ("timeout", GATEWAY_TIMEOUT, DeadlineExceeded, "the service took too long"),
+    /// A header that a layer must understand cannot be parsed.
+    Malformed => ("malformed", BAD_REQUEST, InvalidArgument, "a header of the request cannot be understood"),
+    /// The request's body is over its cap.
+    TooLarge => ("too_large", PAYLOAD_TOO_LARGE, ResourceExhausted, "the body of the request is too large"),
+    /// A handler, a layer or a body panicked.
+    Panic => ("panic", INTERNAL_SERVER_ERROR, Internal, "the service failed"),
+    /// The server is shutting down.
+    Drained => ("drained", SERVICE_UNAVAILABLE, Unavailable, "the service is shutting down"),
+    /// Client side: the circuit is open.
+    BreakerOpen => ("breaker_open", SERVICE_UNAVAILABLE, Unavailable, "a dependency of the service is failing"),
+    /// Client side: the compartment is full.
+    BulkheadFull => ("bulkhead_full", SERVICE_UNAVAILABLE, Unavailable, "a dependency of the service is busy"),
+    /// A backing store is away and the policy says to reject.
+    StoreError => ("store_error", SERVICE_UNAVAILABLE, Unavailable, "a store of the service is away"),
+    /// A rate limit has no key for this call: a wiring fault, never "unlimited".
+    MissingKey => ("missing_key", INTERNAL_SERVER_ERROR, Internal, "the service is not set up to tell its callers apart"),
+}
+
+/// What the caller is told about trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryHint {
+    /// After this time: `Retry-After` in whole seconds, rounded up and at least 1; gRPC pushback in milliseconds.
+    After(Duration),
+    /// Not at all: gRPC pushback `-1`, for an overload that a retry elsewhere would not escape. HTTP has no word for it.
+    Never,
+}
+
+/// An answer of plimsoll itself. The response carries it as an extension too, so that outer layers tell by it
+/// why there was no answer of the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    reason: Reason,
+    layer: &'static str,
+    which: Option<&'static str>,
+    retry: Option<RetryHint>,
+}
+
+impl Rejection {
+    /// A rejection by the layer of this name.
+    pub fn new(reason: Reason, layer: &'static str) -> Self {
+        Self { reason, layer, which: None, retry: None }
+    }
+
+    /// Adds what the caller is told about trying again. Default: nothing.
+    #[must_use]
+    pub fn retry(mut self, hint: RetryHint) -> Self {
+        self.retry = Some(hint);
+        self
+    }
+
+    /// Adds which of several limits it was, as in `head` or `idle` of a timeout. Only the log tells it.
+    #[must_use]
+    pub fn which(mut self, which: &'static str) -> Self {
+        self.which = Some(which);
+        self
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The layer that rejected.
+    pub fn layer(&self) -> &'static str {
+        self.layer
+    }
+
+    /// Which of several limits it was, if the layer has several.
+    pub fn which_limit(&self) -> Option<&'static str> {
+        self.which
+    }
+
+    /// The response in the caller's protocol: problem details (RFC 9457) for HTTP, always 200 and trailers-only for
+    /// gRPC. The id goes into the header and the body where the call has one.
+    pub fn into_response(self, protocol: Protocol, id: Option<&RequestId>) -> Response<Bytes> {
+        let mut response = match protocol {
+            Protocol::Http => self.problem(id),
+            Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => self.trailers_only(protocol),
+        };
+        let headers = response.headers_mut();
+        headers.insert(PLIMSOLL_REASON, HeaderValue::from_static(self.reason.label()));
+        if let Some(id) = id {
+            headers.insert(REQUEST_ID, id.header().clone());
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    fn problem(&self, id: Option<&RequestId>) -> Response<Bytes> {
+        let status = self.reason.status();
+        let mut body = format!(
+            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
+            self.problem_type(),
+            status.canonical_reason().unwrap_or_default(),
+            status.as_u16(),
+            self.reason.label(),
+            self.reason.message(),
+        );
+        if let Some(id) = id {
+            // The alphabet of an id needs no escapes.
+            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
+        }
+        body.push('}');
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(RetryHint::After(wait)) = self.retry {
+            let whole = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
+        }
+        response
+    }
+
+    /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
+    fn problem_type(&self) -> &'static str {
+        match (self.reason, self.reason.status()) {
+            (Reason::RateLimited, _) => "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            (_, StatusCode::SERVICE_UNAVAILABLE) => {
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+            }
+            _ => "about:blank",
+        }
+    }
+
+    fn trailers_only(&self, protocol: Protocol) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(protocol.grpc_content_type()));
+        put_status(headers, self.reason.grpc_code(), self.reason.message());
+        match self.retry {
+            Some(RetryHint::After(wait)) => {
+                let millis = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
+                headers.insert(PUSHBACK, HeaderValue::from(millis));
+            }
+            Some(RetryHint::Never) => {
+                headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
+            }
+            None => {}
+        }
+        response
+    }
+
+    /// The trailers that end a gRPC response honestly once its head has gone.
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        let mut trailers = broken_trailers(self.reason.grpc_code(), self.reason.message());
+        trailers.insert(PLIMSOLL_REASON, HeaderValue::from_static(self.reason.label()));
+        trailers
+    }
+}
+
+/// Trailers for a gRPC response that breaks after its head.
+pub(crate) fn broken_trailers(code: GrpcCode, message: &'static str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    put_status(&mut trailers, code, message);
+    trailers
+}
+
+fn put_status(headers: &mut HeaderMap, code: GrpcCode, message: &'static str) {
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(code.digits()));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header<'a>(response: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
+        response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    #[test]
+    fn http_gets_problem_details_with_the_reason_and_the_id() {
+        let id = RequestId::parse("abc-1").expect("a valid id");
+        for reason in Reason::ALL {
+            let response = Rejection::new(*reason, "a_layer").into_response(Protocol::Http, Some(&id));
+            assert_eq!(response.status(), reason.status());
+            assert_eq!(header(&response, "content-type"), Some("application/problem+json"));
+            assert_eq!(header(&response, "cache-control"), Some("no-store"));
+            assert_eq!(header(&response, "plimsoll-reason"), Some(reason.label()));
+            assert_eq!(header(&response, "x-request-id"), Some("abc-1"));
+            let problem: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
+            assert_eq!(problem["reason"], reason.label());
+            assert_eq!(problem["status"], reason.status().as_u16());
+            assert_eq!(problem["request_id"], "abc-1");
+            assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
+        }
+    }
+
+    #[test]
+    fn grpc_gets_200_and_trailers_only() {
+        for (protocol, media_type) in [
+            (Protocol::Grpc, "application/grpc"),
+            (Protocol::GrpcWeb, "application/grpc-web+proto"),
+            (Protocol::GrpcWebText, "application/grpc-web-text+proto"),
+        ] {
+            for reason in Reason::ALL {
+                let response = Rejection::new(*reason, "a_layer").into_response(protocol, None);
+                assert_eq!(response.status(), StatusCode::OK);
+                assert!(response.body().is_empty());
+                assert_eq!(header(&response, "content-type"), Some(media_type));
+                assert_eq!(header(&response, "grpc-status"), Some(reason.grpc_code().digits()));
+                assert_eq!(header(&response, "plimsoll-reason"), Some(reason.label()));
+                assert_eq!(response.extensions().get::<Rejection>().map(Rejection::reason), Some(*reason));
+            }
+        }
+    }
+
+    #[test]
+    fn messages_need_no_escapes() {
+        for reason in Reason::ALL {
+            assert!(reason.message().bytes().all(|byte| (b' '..=b'~').contains(&byte) && !b"%\"\\".contains(&byte)));
+        }
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up_and_never_zero() {
+        for (wait, seconds, millis) in [
+            (Duration::ZERO, "1", "0"),
+            (Duration::from_millis(1), "1", "1"),
+            (Duration::from_micros(1_000_001), "2", "1001"),
+            (Duration::from_secs(60), "60", "60000"),
+            (Duration::MAX, "18446744073709551615", "2147483647"),
+        ] {
+            let rejection = Rejection::new(Reason::RateLimited, "a_layer").retry(RetryHint::After(wait));
+            let http = rejection.clone().into_response(Protocol::Http, None);
+            assert_eq!(header(&http, "retry-after"), Some(seconds));
+            let grpc = rejection.into_response(Protocol::Grpc, None);
+            assert_eq!(header(&grpc, "grpc-retry-pushback-ms"), Some(millis));
+        }
+        let never = Rejection::new(Reason::Shed, "a_layer").retry(RetryHint::Never);
+        assert_eq!(header(&never.clone().into_response(Protocol::Http, None), "retry-after"), None);
+        assert_eq!(header(&never.into_response(Protocol::Grpc, None), "grpc-retry-pushback-ms"), Some("-1"));
+    }
+}

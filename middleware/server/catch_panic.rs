@@ -1,0 +1,420 @@
+//! Turns a panic into an honest answer, a line and a count.
+//!
+//! ```
+//! # use axum::{Router, routing::get};
+//! use plimsoll::server::catch_panic::CatchPanicLayer;
+//!
+//! async fn order() -> String {
+//!     panic!("no such order")
+//! }
+//!
+//! let app: Router = Router::new().route("/order", get(order)).layer(CatchPanicLayer::new());
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    num::NonZeroU32,
+    pin::Pin,
+    process,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    clock,
+    context::{self, Cause, RequestId, Scope, Secrets},
+    observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
+    outcome::Outcome,
+    panics::{self, PanicFacts},
+    protocol::Protocol,
+    rejection::{Reason, Rejection},
+};
+
+const LAYER: &str = "catch_panic";
+
+/// Catches panics of everything inside: in `call`, in the future, in the body of the response, in destructors.
+/// Clones share the counts and the memory of [`CatchPanicLayer::abort_after`].
+///
+/// Before the head the caller gets 500, for gRPC status 13; after it gRPC gets trailers with status 13 and HTTP is cut.
+/// The text of the panic goes into one log line (`event="panic"`, ERROR) with its place, never to the caller.
+/// The connection and its other calls live on.
+///
+/// Place it innermost of plimsoll's layers, so that the others see what became of the call; layers inside of it are
+/// guarded too. It cannot help against a panic while another one unwinds, nor in a program built with
+/// `panic = "abort"`: both end the process, after a last line that is flushed.
+#[derive(Clone)]
+pub struct CatchPanicLayer {
+    state: Arc<State>,
+    backtraces: bool,
+}
+
+/// How many panics were caught, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PanicCounts {
+    /// In `Service::call`, before there was a future.
+    pub call: u64,
+    /// In the future, before the head.
+    pub response: u64,
+    /// In the body, after the head.
+    pub body: u64,
+    /// In the destructor of a future or a body.
+    pub drop: u64,
+}
+
+impl CatchPanicLayer {
+    /// Catches panics, without backtraces and without ever ending the process.
+    ///
+    /// Installs a panic hook, once for the process: only a hook knows the place of a panic. It passes panics that this
+    /// layer does not catch on to the hook that was there before. A hook that is set later hides the place.
+    pub fn new() -> Self {
+        panics::install_hook();
+        Self { state: Arc::default(), backtraces: false }
+    }
+
+    /// Captures a backtrace for the line of each panic. It costs some milliseconds each. Default: off.
+    #[must_use]
+    pub fn backtraces(mut self) -> Self {
+        self.backtraces = true;
+        self
+    }
+
+    /// Ends the process once there were so many panics within the window: a service that keeps panicking is better
+    /// restarted, loudly. The log is flushed first (for up to 2 s), then the process aborts. Default: never.
+    #[must_use]
+    pub fn abort_after(mut self, panics: NonZeroU32, window: Duration) -> Self {
+        self.state = Arc::new(State { burst: Some(Mutex::new(Burst::new(panics, window))), ..State::default() });
+        self
+    }
+
+    /// How many panics were caught so far.
+    pub fn counts(&self) -> PanicCounts {
+        let [call, response, body, drop] =
+            [Place::Call, Place::Response, Place::Body, Place::Drop].map(|place| self.state.count(place).load(Ordering::Relaxed));
+        PanicCounts { call, response, body, drop }
+    }
+}
+
+impl Default for CatchPanicLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CatchPanicLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let aborts = self.state.burst.is_some();
+        let mut layer = f.debug_struct("CatchPanicLayer");
+        layer.field("backtraces", &self.backtraces).field("aborts", &aborts).field("counts", &self.counts()).finish()
+    }
+}
+
+impl<S> Layer<S> for CatchPanicLayer {
+    type Service = CatchPanic<S>;
+
+    fn layer(&self, inner: S) -> CatchPanic<S> {
+        let catcher = Catcher { state: Arc::clone(&self.state), backtraces: self.backtraces };
+        CatchPanic { inner: Guarded { inner, catcher } }
+    }
+}
+
+/// Service of [`CatchPanicLayer`].
+#[derive(Clone, Debug)]
+pub struct CatchPanic<S> {
+    inner: Guarded<S>,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CatchPanic<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S::Error: fmt::Display + 'static,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<GuardedBody<ResBody>, ()>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<GuardedFuture<S::Future>, ()>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let mut scope = Scope::open(&mut request);
+        Secrets::keep(&request, &[], &mut scope);
+        ResponseFuture::call(&mut self.inner, request, (), scope)
+    }
+}
+
+/// The inner service, with its panics caught. What it returns runs within a [`Scope`].
+#[derive(Clone, Debug)]
+struct Guarded<S> {
+    inner: S,
+    catcher: Catcher,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Guarded<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Response = Response<GuardedBody<ResBody>>;
+    type Error = S::Error;
+    type Future = GuardedFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let protocol = Protocol::of(request.headers());
+        let inner = self.catcher.catch(Place::Call, || self.inner.call(request));
+        GuardedFuture { inner, protocol, catcher: self.catcher.clone() }
+    }
+}
+
+pin_project! {
+    /// A future whose panics are caught.
+    #[derive(Debug)]
+    pub struct GuardedFuture<F> {
+        // `None` when `call` panicked already, and once it has ended.
+        #[pin]
+        inner: Option<F>,
+        protocol: Protocol,
+        catcher: Catcher,
+    }
+
+    impl<F> PinnedDrop for GuardedFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.inner.is_some() {
+                this.catcher.drop_guarded(|| this.inner.set(None));
+            }
+        }
+    }
+}
+
+impl<F, B, E> Future for GuardedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<GuardedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let inner = this.inner.as_mut().as_pin_mut();
+        let polled = inner.and_then(|inner| this.catcher.catch(Place::Response, || inner.poll(context)));
+        let Some(polled) = polled else {
+            this.catcher.drop_guarded(|| this.inner.set(None));
+            return Poll::Ready(Ok(this.catcher.answer(*this.protocol)));
+        };
+        let result = ready!(polled);
+        let catcher = &*this.catcher;
+        if catcher.catch(Place::Drop, || this.inner.set(None)).is_none() {
+            return Poll::Ready(Ok(catcher.answer(*this.protocol)));
+        }
+        Poll::Ready(result.map(|response| {
+            response.map(|body| GuardedBody { inner: Some(body), own: Bytes::new(), catcher: catcher.clone() })
+        }))
+    }
+}
+
+pin_project! {
+    /// A body whose panics are caught: they end it with an error.
+    #[derive(Debug)]
+    pub struct GuardedBody<B> {
+        #[pin]
+        inner: Option<B>,
+        // The body of an answer to a panic before the head.
+        own: Bytes,
+        catcher: Catcher,
+    }
+
+    impl<B> PinnedDrop for GuardedBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.inner.is_some() {
+                this.catcher.drop_guarded(|| this.inner.set(None));
+            }
+        }
+    }
+}
+
+impl<B> Body for GuardedBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            let own = std::mem::take(this.own);
+            return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
+        };
+        match this.catcher.catch(Place::Body, || inner.poll_frame(context)) {
+            Some(polled) => polled.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            None => {
+                this.catcher.drop_guarded(|| this.inner.set(None));
+                Poll::Ready(Some(Err(BodyPanicked.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().map_or(self.own.is_empty(), Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let own = || SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX));
+        self.inner.as_ref().map_or_else(own, Body::size_hint)
+    }
+}
+
+/// Where a panic was caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Call,
+    Response,
+    Body,
+    Drop,
+}
+
+impl Place {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Response => "response",
+            Self::Body => "body",
+            Self::Drop => "drop",
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Body => Outcome::BodyPanic,
+            Self::Call | Self::Response | Self::Drop => Outcome::Rejected(Reason::Panic),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    call: AtomicU64,
+    response: AtomicU64,
+    body: AtomicU64,
+    drop: AtomicU64,
+    burst: Option<Mutex<Burst>>,
+}
+
+impl State {
+    fn count(&self, place: Place) -> &AtomicU64 {
+        match place {
+            Place::Call => &self.call,
+            Place::Response => &self.response,
+            Place::Body => &self.body,
+            Place::Drop => &self.drop,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Catcher {
+    state: Arc<State>,
+    backtraces: bool,
+}
+
+impl Catcher {
+    /// Runs this. When it panics, that is what became of the call, and there is no result.
+    #[inline]
+    fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
+        match panics::catch(self.backtraces, run) {
+            Ok(result) => Some(result),
+            Err(facts) => {
+                context::note(Cause { outcome: place.outcome(), layer: LAYER, error: facts.text.clone() });
+                self.caught(place, &facts);
+                None
+            }
+        }
+    }
+
+    /// Runs a destructor. What became of the call was settled before it.
+    fn drop_guarded(&self, run: impl FnOnce()) {
+        if let Err(facts) = panics::catch(self.backtraces, run) {
+            self.caught(Place::Drop, &facts);
+        }
+    }
+
+    #[cold]
+    fn caught(&self, place: Place, facts: &PanicFacts) {
+        self.state.count(place).fetch_add(1, Ordering::Relaxed);
+        facts.write_line(place.label(), false);
+        if let Some(burst) = &self.state.burst {
+            let too_many = burst.lock().unwrap_or_else(PoisonError::into_inner).add(clock::now());
+            if too_many {
+                tracing::error!(target: "plimsoll::panic", event = "abort", "too many panics: the process aborts");
+                panics::last_words();
+                process::abort();
+            }
+        }
+    }
+
+    fn answer<B>(&self, protocol: Protocol) -> Response<GuardedBody<B>> {
+        let id = RequestId::current();
+        let response = Rejection::new(Reason::Panic, LAYER).into_response(protocol, id.as_ref());
+        response.map(|own| GuardedBody { inner: None, own, catcher: self.clone() })
+    }
+}
+
+/// Tells when there were too many panics within a window.
+#[derive(Debug)]
+struct Burst {
+    most: NonZeroU32,
+    window: Duration,
+    seen: VecDeque<Instant>,
+}
+
+impl Burst {
+    fn new(most: NonZeroU32, window: Duration) -> Self {
+        Self { most, window, seen: VecDeque::new() }
+    }
+
+    fn add(&mut self, now: Instant) -> bool {
+        self.seen.push_back(now);
+        while self.seen.front().is_some_and(|&first| now.saturating_duration_since(first) > self.window) {
+            self.seen.pop_front();
+        }
+        u32::try_from(self.seen.len()).is_ok_and(|seen| seen >= self.most.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_so_many_panics_within_the_window() {
+        let start = clock::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut burst = Burst::new(NonZeroU32::new(3).expect("not zero"), Duration::from_millis(100));
+        assert_eq!([0, 60, 120].map(|millis| burst.add(at(millis))), [false, false, false]);
+        assert!(burst.add(at(150)), "60, 120 and 150 lie within 100 ms");
+        assert!(!burst.add(at(1_000)));
+    }
+}

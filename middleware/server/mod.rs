@@ -1,0 +1,8 @@
+//! Layers for the side that answers.
+
+#[cfg(any())]
+pub mod access_log;
+#[cfg(feature = "catch-panic")]
+pub mod catch_panic;
+#[cfg(feature = "request-id")]
+pub mod request_id;

@@ -1,0 +1,228 @@
+//! Background tasks whose death is seen: each is a line, a count, and for [`supervise`] a restart.
+//!
+//! A bare `tokio::spawn` whose handle is dropped loses a panic without a word.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+
+use crate::{
+    clock,
+    context::in_current_call,
+    panics::{self, PanicFacts},
+};
+
+/// The wait before the first restart; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A task that ran this long begins anew with [`FIRST_WAIT`].
+const HEALTHY: Duration = Duration::from_secs(60);
+
+static DEATHS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+/// A handle of a task. Dropping it lets the task run on; awaiting it tells how it ended.
+///
+/// Cancel safe: awaiting may stop and begin again.
+#[derive(Debug)]
+pub struct Task<T>(JoinHandle<Result<T, TaskEnd>>);
+
+impl<T> Task<T> {
+    /// Drops the task's future as soon as it yields.
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskEnd>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|joined| match joined {
+            Ok(result) => result,
+            // Its panic was caught within: what is left is an abort, or a runtime that shuts down.
+            Err(_) => Err(TaskEnd::Aborted),
+        })
+    }
+}
+
+/// How a task ended that has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskEnd {
+    /// It panicked; the log tells the text.
+    Panicked,
+    /// It was aborted, or its runtime shut down.
+    Aborted,
+}
+
+impl fmt::Display for TaskEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Panicked => "the task panicked",
+            Self::Aborted => "the task was aborted",
+        })
+    }
+}
+
+impl Error for TaskEnd {}
+
+/// Runs a future in a task of its own. Its panic is a line `event="task_died"` and counts in [`deaths`].
+/// Its log lines and outbound calls bear the ids of the call that spawned it.
+///
+/// The name is that of the kind of task, such as `send_receipt`: it is a label of a metric.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn spawn<F>(name: &'static str, future: F) -> Task<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    panics::install_hook();
+    Task(launch(in_current_call(async move {
+        Caught { future: Some(future) }.await.map_err(|facts| {
+            died(name, "panicked", Some(&facts));
+            TaskEnd::Panicked
+        })
+    })))
+}
+
+/// Keeps a task running for as long as the process does: whenever the future panics or returns, that is a line
+/// `event="task_died"`, counts in [`deaths`], and after a wait a fresh one is made. The wait is 100 ms at first and
+/// doubles up to 30 s; a task that lasted a minute begins anew.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn supervise<M, F>(name: &'static str, mut make: M) -> Task<()>
+where
+    M: FnMut() -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    panics::install_hook();
+    Task(launch(async move {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let started = clock::now();
+            match (Caught { future: Some(make()) }).await {
+                Ok(()) => died(name, "returned", None),
+                Err(facts) => died(name, "panicked", Some(&facts)),
+            }
+            if clock::now().saturating_duration_since(started) >= HEALTHY {
+                wait = FIRST_WAIT;
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
+    }))
+}
+
+/// How often tasks of each name died since the process began.
+pub fn deaths() -> Vec<(&'static str, u64)> {
+    let deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    deaths.iter().map(|(name, count)| (*name, *count)).collect()
+}
+
+fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
+    {
+        let mut deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = deaths.entry(name).or_default();
+        *count = count.saturating_add(1);
+    }
+    let (error, location) = facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
+    tracing::error!(
+        target: "plimsoll::task",
+        event = "task_died",
+        task = name,
+        how,
+        panic = error,
+        location,
+        "a background task died",
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned: their death is seen")]
+fn launch<F: Future<Output: Send> + Send + 'static>(future: F) -> JoinHandle<F::Output> {
+    tokio::spawn(future)
+}
+
+pin_project! {
+    /// A future whose panic is caught, also one of its destructor.
+    struct Caught<F> {
+        #[pin]
+        future: Option<F>,
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, PanicFacts>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut future = self.project().future;
+        let polled = panics::catch(false, || {
+            let polled = future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(context));
+            if polled.is_ready() {
+                future.set(None);
+            }
+            polled
+        });
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(facts) => Poll::Ready(Err(facts)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::*;
+
+    fn deaths_of(name: &str) -> u64 {
+        deaths().iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_counted() {
+        let end = spawn("a_panicking_task", async { panic!("oh") }).await;
+        assert_eq!(end, Err::<(), _>(TaskEnd::Panicked));
+        assert_eq!(deaths_of("a_panicking_task"), 1);
+        assert_eq!(spawn("a_good_task", async { 5 }).await, Ok(5));
+        assert_eq!(deaths_of("a_good_task"), 0);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_task_says_so() {
+        let task = spawn("an_endless_task", std::future::pending::<()>());
+        task.abort();
+        assert_eq!(task.await, Err(TaskEnd::Aborted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_supervised_task_comes_back_each_time_later() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        let task = supervise("a_failing_task", move || {
+            let start = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(start % 2 == 0, "odd starts panic, even ones return") }
+        });
+        // 100 + 200 + 400 + 800 ms: the fifth start is due after 1.5 s. The clock is paused: this takes no time.
+        tokio::time::sleep(Duration::from_millis(1_550)).await;
+        assert_eq!(starts.load(Ordering::Relaxed), 5);
+        assert_eq!(deaths_of("a_failing_task"), 5);
+        task.abort();
+    }
+}
