@@ -32,6 +32,14 @@ class Rule:
         return re.search(self.pattern, line if self.comments else code_of(line))
 
 
+def on_paused_clock(lines, at):
+    """Whether a line is in a test whose clock is paused: sleeping takes no time there."""
+    for back in range(at, -1, -1):
+        if found := re.search(r"#\[(tokio::)?test\b(.*)", lines[back]):
+            return "start_paused = true" in found[2]
+    return False
+
+
 SWALLOW = r"// swallow: \S+ \S+"
 SLEEPS = r"// sleeps: \S+"
 
@@ -91,14 +99,6 @@ def excuse_near(pattern, lines, at):
         if back < at and not lines[back].strip().startswith(("//", "#", ".", "let", "if", "match")):
             return None
     return None
-
-
-def on_paused_clock(lines, at):
-    """Whether a line is in a test whose clock is paused: sleeping takes no time there."""
-    for back in range(at, -1, -1):
-        if found := re.search(r"#\[(tokio::)?test\b(.*)", lines[back]):
-            return "start_paused = true" in found[2]
-    return False
 
 
 class Report:
