@@ -1,28 +1,22 @@
 //! The laws of `Service`, for every layer: a new layer is a new row at the end.
 
-use std::{
-    collections::VecDeque,
-    error::Error,
-    fmt,
-    pin::Pin,
-    rc::Rc,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Waker},
-};
+#[path = "contract/probe.rs"]
+mod probe;
+
+use std::{error::Error, rc::Rc};
 
 use axum::{Router, routing::get};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use plimsoll::{
     client::propagate::PropagateLayer,
+    rejection::Rejection,
     server::{access_log::AccessLogLayer, catch_panic::CatchPanicLayer, request_id::RequestIdLayer},
 };
+use probe::{Gate, OnOneThread, Probe, ProbeBody, ProbeError};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn};
 
@@ -75,7 +69,7 @@ macro_rules! laws {
                 let mut service = $layer.layer(Probe { gate: gate.clone(), ..probe });
                 gate.close();
                 let mut call = task::spawn(service.ready().await.expect("a probe is ready").call(request()));
-                assert_pending!(call.poll());
+                assert!(call.poll().is_pending());
                 assert!(!call.is_woken());
                 gate.open();
                 assert!(call.is_woken(), "the waker of the future was lost");
@@ -91,7 +85,7 @@ macro_rules! laws {
                 let mut body = Box::pin(service.oneshot(request()).await.expect("it answers").into_body());
                 gate.close();
                 let mut polling = task::spawn(());
-                assert_pending!(polling.enter(|context, _| body.as_mut().poll_frame(context)));
+                assert!(polling.enter(|context, _| body.as_mut().poll_frame(context)).is_pending());
                 gate.open();
                 assert!(polling.is_woken(), "the waker of the body was lost");
                 let frame = assert_ready!(polling.enter(|context, _| body.as_mut().poll_frame(context)));
@@ -109,7 +103,7 @@ macro_rules! laws {
                 drop(service.ready().await.expect("a probe is ready").call(request()));
                 assert_eq!(seen.held(), at_rest);
                 let mut call = task::spawn(service.ready().await.expect("a probe is ready").call(request()));
-                assert_pending!(call.poll());
+                assert!(call.poll().is_pending());
                 assert!(seen.held() > at_rest);
                 drop(call);
                 assert_eq!(seen.held(), at_rest);
@@ -294,217 +288,54 @@ async fn serves_many_calls_on_many_connections(app: Router) {
     assert!(server.await.expect_err("it was aborted").is_cancelled());
 }
 
-// --- what is observed ---------------------------------------------------------------------------------------------
-
 fn request() -> Request<Bytes> {
     Request::get("/").body(Bytes::new()).expect("valid")
 }
 
-/// What a probe has seen; its clones see the same.
-#[derive(Clone, Default)]
-struct Seen(Arc<SeenInner>);
-
-#[derive(Default)]
-struct SeenInner {
-    calls: AtomicUsize,
-    unready: AtomicUsize,
-    last: Mutex<Option<Request<Bytes>>>,
-    token: Arc<()>,
-}
-
-impl Seen {
-    fn calls(&self) -> usize {
-        self.0.calls.load(Ordering::Relaxed)
-    }
-
-    fn unready(&self) -> usize {
-        self.0.unready.load(Ordering::Relaxed)
-    }
-
-    /// How many futures and bodies there are.
-    fn held(&self) -> usize {
-        Arc::strong_count(&self.0.token) - 1
-    }
-
-    fn last(&self) -> Request<Bytes> {
-        self.0.last.lock().expect("no test panics while it holds the lock").take().expect("there was a call")
-    }
-}
-
-/// Lets futures and bodies through, or makes them wait.
-#[derive(Clone, Default)]
-struct Gate(Arc<(AtomicBool, Mutex<Option<Waker>>)>);
-
-impl Gate {
-    fn close(&self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-
-    fn open(&self) {
-        self.0.0.store(false, Ordering::Relaxed);
-        if let Some(waker) = self.0.1.lock().expect("no test panics while it holds the lock").take() {
-            waker.wake();
-        }
-    }
-
-    fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.0.0.load(Ordering::Relaxed) {
-            *self.0.1.lock().expect("no test panics while it holds the lock") = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(())
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ProbeError(u32);
-
-impl fmt::Display for ProbeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error {} of the inner service", self.0)
-    }
-}
-
-impl Error for ProbeError {}
-
-/// The inner service. A clone of it is not ready.
-struct Probe {
-    seen: Seen,
-    ready: bool,
-    gate: Gate,
-    fails: bool,
-    body: ProbeBody,
-}
-
-impl Probe {
-    fn new() -> (Self, Seen) {
-        let seen = Seen::default();
-        let probe =
-            Self { seen: seen.clone(), ready: false, gate: Gate::default(), fails: false, body: ProbeBody::of([]) };
-        (probe, seen)
-    }
-}
-
-impl Clone for Probe {
-    fn clone(&self) -> Self {
-        Self {
-            seen: self.seen.clone(),
-            ready: false,
-            gate: self.gate.clone(),
-            fails: self.fails,
-            body: self.body.clone(),
-        }
-    }
-}
-
-impl Service<Request<Bytes>> for Probe {
-    type Response = Response<ProbeBody>;
-    type Error = ProbeError;
-    type Future = ProbeFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ProbeError>> {
-        self.ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Bytes>) -> ProbeFuture {
-        let seen = &self.seen.0;
-        seen.calls.fetch_add(1, Ordering::Relaxed);
-        if !std::mem::take(&mut self.ready) {
-            seen.unready.fetch_add(1, Ordering::Relaxed);
-        }
-        *seen.last.lock().expect("no test panics while it holds the lock") = Some(request);
-        let token = Arc::clone(&seen.token);
-        let body = ProbeBody { token: Some(Arc::clone(&token)), ..self.body.clone() };
-        ProbeFuture { gate: self.gate.clone(), answer: Some(if self.fails { Err(ProbeError(7)) } else { Ok(body) }), _token: token }
-    }
-}
-
-struct ProbeFuture {
-    gate: Gate,
-    answer: Option<Result<ProbeBody, ProbeError>>,
-    _token: Arc<()>,
-}
-
-impl Future for ProbeFuture {
-    type Output = Result<Response<ProbeBody>, ProbeError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.gate.poll(context).map(|()| {
-            self.answer.take().expect("polled once").map(|body| {
-                let mut answer = Response::builder().version(http::Version::HTTP_2).header("x-own", "kept");
-                answer.extensions_mut().expect("valid").insert("an extension");
-                answer.body(body).expect("valid")
-            })
-        })
-    }
-}
-
-/// Some data, then trailers or an error if it has any.
-#[derive(Clone, Default)]
-struct ProbeBody {
-    data: VecDeque<&'static str>,
-    trailers: bool,
-    fails: bool,
-    unsized_: bool,
-    gate: Gate,
-    token: Option<Arc<()>>,
-}
-
-impl ProbeBody {
-    fn of<const N: usize>(data: [&'static str; N]) -> Self {
-        Self { data: data.into(), ..Self::default() }
-    }
-}
-
-impl Body for ProbeBody {
-    type Data = Bytes;
-    type Error = ProbeError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProbeError>>> {
-        self.gate.poll(context).map(|()| {
-            if let Some(data) = self.data.pop_front() {
-                return Some(Ok(Frame::data(Bytes::from(data))));
+/// What each layer answers in place of the service: a row is a layer around a service that makes it reject.
+#[tokio::test]
+async fn a_rejection_is_right_in_every_protocol() {
+    let panics = tower::service_fn(async |_: Request<Bytes>| -> Result<Response<ProbeBody>, ProbeError> { panic!("a secret") });
+    let catch_panic = (CatchPanicLayer::new().layer(panics), "panic", 500, "13");
+    for (service, reason, status, code) in [catch_panic] {
+        for (content_type, http_status, answered_with) in [
+            (None, status, "application/problem+json"),
+            (Some("application/json"), status, "application/problem+json"),
+            (Some("application/grpc"), 200, "application/grpc"),
+            (Some("application/grpc+proto"), 200, "application/grpc"),
+            (Some("application/grpc;charset=utf-8"), 200, "application/grpc"),
+            (Some("application/grpc-web+proto"), 200, "application/grpc-web+proto"),
+            (Some("application/grpc-web-text"), 200, "application/grpc-web-text+proto"),
+            (Some("application/grpcish"), status, "application/problem+json"),
+        ] {
+            let mut asked = Request::post("/");
+            if let Some(content_type) = content_type {
+                asked = asked.header("content-type", content_type);
             }
-            if std::mem::take(&mut self.trailers) {
-                let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-checksum"), HeaderValue::from(9))]);
-                return Some(Ok(Frame::trailers(trailers)));
+            let app = ServiceBuilder::new().layer(RequestIdLayer::new()).service(service.clone());
+            let answer = app.oneshot(asked.body(Bytes::new()).expect("valid")).await.expect("a rejection is an answer");
+            let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().expect("ASCII"));
+            assert_eq!(answer.status().as_u16(), http_status, "{content_type:?}");
+            assert_eq!(header("content-type"), Some(answered_with), "{content_type:?}");
+            assert_eq!(header("plimsoll-reason"), Some(reason));
+            assert!(header("x-request-id").is_some());
+            assert_eq!(header("grpc-status"), (http_status == 200).then_some(code), "{content_type:?}");
+            assert_eq!(header("cache-control"), (http_status != 200).then_some("no-store"));
+            assert!(answer.extensions().get::<Rejection>().is_some(), "outer layers tell by it why");
+            let id = header("x-request-id").expect("it was there").to_owned();
+            let told = answer.into_body().collect().await.expect("a whole body");
+            assert!(told.trailers().is_none(), "trailers-only");
+            let body = told.to_bytes();
+            assert!(!String::from_utf8_lossy(&body).contains("secret"));
+            if http_status == 200 {
+                assert!(body.is_empty());
+            } else {
+                let problem: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                assert_eq!((&problem["status"], &problem["reason"]), (&status.into(), &reason.into()));
+                assert_eq!(problem["request_id"], id.as_str());
+                assert!(problem["type"].is_string() && problem["title"].is_string());
             }
-            std::mem::take(&mut self.fails).then_some(Err(ProbeError(8)))
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_empty() && !self.trailers && !self.fails
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.unsized_ || self.fails {
-            return SizeHint::default();
         }
-        SizeHint::with_exact(self.data.iter().map(|data| data.len() as u64).sum())
-    }
-}
-
-/// A service that cannot leave its thread.
-#[derive(Clone)]
-struct OnOneThread(Rc<()>);
-
-impl Service<Request<Bytes>> for OnOneThread {
-    type Response = Response<Full<Bytes>>;
-    type Error = ProbeError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ProbeError>>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ProbeError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
-        let held = Rc::clone(&self.0);
-        Box::pin(async move {
-            drop(held);
-            Ok(Response::new(Full::from("rc")))
-        })
     }
 }
 

@@ -40,13 +40,22 @@ def on_paused_clock(lines, at):
     return False
 
 
+def is_bound(lines, at):
+    """Whether the value of the statement that ends here goes somewhere: `let one = two.ok();`."""
+    for back in range(at, max(-1, at - 12), -1):
+        code = code_of(lines[back])
+        if not code.strip().startswith((".", "|", "}", ")")):
+            return re.match(r"\s*(let\b|return\b|.*[^=!<>]=[^=])", code)
+    return False
+
+
 SWALLOW = r"// swallow: \S+ \S+"
 SLEEPS = r"// sleeps: \S+"
 
 # What the library's own code must not do.
 LIBRARY = [
     Rule("a result is thrown away", r"\blet _\s*(:[^=]+)?=[^=]", "    let _ = sender.send(line);", SWALLOW),
-    Rule("a result is thrown away", r"\.ok\(\)\s*;", "    file.flush().ok();", SWALLOW),
+    Rule("a result is thrown away", r"\.ok\(\)\s*;", "    file.flush().ok();", SWALLOW, unless=is_bound),
     Rule("a result is thrown away", r"\bdrop\(.*\.(send|write_all|flush|try_send|await)\b", "drop(tx.send(1));", SWALLOW),
     Rule("an error's cause is thrown away", r"map_err\(\s*(move\s*)?\|\s*_\w*\s*(:[^|]+)?\|", ".map_err(|_| Gone)?", SWALLOW),
     Rule("a task of which nobody hears", r"\b(tokio|task)::spawn(_blocking|_local)?\s*\(", "tokio::spawn(run());",
