@@ -80,11 +80,18 @@ impl Outcome {
     pub fn fault(self) -> Fault {
         match self {
             Self::Ok | Self::StaleServed => Fault::Nobody,
-            Self::ClientError | Self::RequestBodyError | Self::ClientGone | Self::ClientGoneBody => Fault::Caller,
-            Self::ServerError | Self::BodyError | Self::BodyPanic | Self::UpstreamError => Fault::Server,
+            Self::ClientError
+            | Self::RequestBodyError
+            | Self::ClientGone
+            | Self::ClientGoneBody => Fault::Caller,
+            Self::ServerError | Self::BodyError | Self::BodyPanic | Self::UpstreamError => {
+                Fault::Server
+            }
             Self::Rejected(reason) => match reason {
                 Reason::Malformed | Reason::TooLarge => Fault::Caller,
-                Reason::Panic | Reason::MissingKey | Reason::StoreError | Reason::Timeout => Fault::Server,
+                Reason::Panic | Reason::MissingKey | Reason::StoreError | Reason::Timeout => {
+                    Fault::Server
+                }
                 Reason::RateLimited
                 | Reason::Shed
                 | Reason::QueueFull

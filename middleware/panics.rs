@@ -72,7 +72,8 @@ impl PanicFacts {
 fn text_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&'static str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic whose payload is no text").to_owned()
+    text.unwrap_or("a panic whose payload is no text")
+        .to_owned()
 }
 
 /// Runs this and catches its panic.
@@ -88,8 +89,11 @@ pub(crate) fn catch<R>(backtrace: bool, run: impl FnOnce() -> R) -> Result<R, Pa
 fn facts_of(payload: Box<dyn Any + Send>) -> PanicFacts {
     let facts = UNDER_WAY.with_borrow_mut(Option::take);
     // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
-    let facts =
-        facts.unwrap_or_else(|| PanicFacts { text: text_of(&*payload), location: None, backtrace: None });
+    let facts = facts.unwrap_or_else(|| PanicFacts {
+        text: text_of(&*payload),
+        location: None,
+        backtrace: None,
+    });
     // The payload is a value of the panicking code: dropping it may panic too.
     if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
@@ -128,7 +132,11 @@ pub(crate) fn last_words() {
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
     let facts = PanicFacts::of_hook(info, catching.unwrap_or_default());
-    let first = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().map_or(None, |mut waiting| waiting.take()));
+    let first = UNDER_WAY.with(|under_way| {
+        under_way
+            .try_borrow_mut()
+            .map_or(None, |mut waiting| waiting.take())
+    });
     let fatal = cfg!(panic = "abort") || first.is_some();
     if let Some(first) = &first {
         // A panic while another unwinds: the process aborts, unless somebody in between catches it.
@@ -159,12 +167,17 @@ mod tests {
         install_hook();
         let facts = catch(true, || panic!("text {}", 1)).expect_err("it panicked");
         assert_eq!(facts.text, "text 1");
-        assert!(facts.location.is_some_and(|location| location.contains("panics.rs")));
+        assert!(
+            facts
+                .location
+                .is_some_and(|location| location.contains("panics.rs"))
+        );
         assert!(facts.backtrace.is_some());
         let facts = catch(false, || panic::panic_any(7)).expect_err("it panicked");
         assert_eq!(facts.text, "a panic whose payload is no text");
         assert!(facts.backtrace.is_none());
-        let facts = catch(false, || panic::resume_unwind(Box::new("resumed"))).expect_err("it panicked");
+        let facts =
+            catch(false, || panic::resume_unwind(Box::new("resumed"))).expect_err("it panicked");
         assert_eq!((facts.text.as_str(), facts.location), ("resumed", None));
         assert_eq!(catch(false, || 5).expect("no panic"), 5);
     }

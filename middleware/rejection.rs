@@ -10,7 +10,12 @@ use http::{
 
 use crate::{
     context::{REQUEST_ID, RequestId},
-    protocol::{GrpcCode, GrpcCode::*, Protocol, code::{GRPC_MESSAGE, GRPC_STATUS}},
+    protocol::{
+        GrpcCode,
+        GrpcCode::*,
+        Protocol,
+        code::{GRPC_MESSAGE, GRPC_STATUS},
+    },
 };
 
 /// The header, or gRPC metadata, that names the reason: `plimsoll-reason`.
@@ -106,7 +111,12 @@ pub struct Rejection {
 impl Rejection {
     /// A rejection by the layer of this name.
     pub fn new(reason: Reason, layer: &'static str) -> Self {
-        Self { reason, layer, which: None, retry: None }
+        Self {
+            reason,
+            layer,
+            which: None,
+            retry: None,
+        }
     }
 
     /// Adds what the caller is told about trying again. Default: nothing.
@@ -143,10 +153,15 @@ impl Rejection {
     pub fn into_response(self, protocol: Protocol, id: Option<&RequestId>) -> Response<Bytes> {
         let mut response = match protocol {
             Protocol::Http => self.problem(id),
-            Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => self.trailers_only(protocol),
+            Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => {
+                self.trailers_only(protocol)
+            }
         };
         let headers = response.headers_mut();
-        headers.insert(PLIMSOLL_REASON, HeaderValue::from_static(self.reason.label()));
+        headers.insert(
+            PLIMSOLL_REASON,
+            HeaderValue::from_static(self.reason.label()),
+        );
         if let Some(id) = id {
             headers.insert(REQUEST_ID, id.header().clone());
         }
@@ -172,10 +187,15 @@ impl Rejection {
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(RetryHint::After(wait)) = self.retry {
-            let whole = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            let whole = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
         }
         response
@@ -184,7 +204,9 @@ impl Rejection {
     /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
     fn problem_type(&self) -> &'static str {
         match (self.reason, self.reason.status()) {
-            (Reason::RateLimited, _) => "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            (Reason::RateLimited, _) => {
+                "https://iana.org/assignments/http-problem-types#quota-exceeded"
+            }
             (_, StatusCode::SERVICE_UNAVAILABLE) => {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
             }
@@ -195,7 +217,10 @@ impl Rejection {
     fn trailers_only(&self, protocol: Protocol) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(protocol.grpc_content_type()));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(protocol.grpc_content_type()),
+        );
         put_status(headers, self.reason.grpc_code(), self.reason.message());
         match self.retry {
             Some(RetryHint::After(wait)) => {
@@ -213,7 +238,10 @@ impl Rejection {
     /// The trailers that end a gRPC response honestly once its head has gone.
     pub(crate) fn trailers(&self) -> HeaderMap {
         let mut trailers = broken_trailers(self.reason.grpc_code(), self.reason.message());
-        trailers.insert(PLIMSOLL_REASON, HeaderValue::from_static(self.reason.label()));
+        trailers.insert(
+            PLIMSOLL_REASON,
+            HeaderValue::from_static(self.reason.label()),
+        );
         trailers
     }
 }
@@ -235,16 +263,23 @@ mod tests {
     use super::*;
 
     fn header<'a>(response: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
-        response.headers().get(name).and_then(|value| value.to_str().ok())
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
     }
 
     #[test]
     fn http_gets_problem_details_with_the_reason_and_the_id() {
         let id = RequestId::parse("abc-1").expect("a valid id");
         for reason in Reason::ALL {
-            let response = Rejection::new(*reason, "a_layer").into_response(Protocol::Http, Some(&id));
+            let response =
+                Rejection::new(*reason, "a_layer").into_response(Protocol::Http, Some(&id));
             assert_eq!(response.status(), reason.status());
-            assert_eq!(header(&response, "content-type"), Some("application/problem+json"));
+            assert_eq!(
+                header(&response, "content-type"),
+                Some("application/problem+json")
+            );
             assert_eq!(header(&response, "cache-control"), Some("no-store"));
             assert_eq!(header(&response, "plimsoll-reason"), Some(reason.label()));
             assert_eq!(header(&response, "x-request-id"), Some("abc-1"));
@@ -252,7 +287,11 @@ mod tests {
             assert_eq!(problem["reason"], reason.label());
             assert_eq!(problem["status"], reason.status().as_u16());
             assert_eq!(problem["request_id"], "abc-1");
-            assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
+            assert!(
+                problem["title"]
+                    .as_str()
+                    .is_some_and(|title| !title.is_empty())
+            );
         }
     }
 
@@ -268,9 +307,18 @@ mod tests {
                 assert_eq!(response.status(), StatusCode::OK);
                 assert!(response.body().is_empty());
                 assert_eq!(header(&response, "content-type"), Some(media_type));
-                assert_eq!(header(&response, "grpc-status"), Some(reason.grpc_code().digits()));
+                assert_eq!(
+                    header(&response, "grpc-status"),
+                    Some(reason.grpc_code().digits())
+                );
                 assert_eq!(header(&response, "plimsoll-reason"), Some(reason.label()));
-                assert_eq!(response.extensions().get::<Rejection>().map(Rejection::reason), Some(*reason));
+                assert_eq!(
+                    response
+                        .extensions()
+                        .get::<Rejection>()
+                        .map(Rejection::reason),
+                    Some(*reason)
+                );
             }
         }
     }
@@ -278,7 +326,12 @@ mod tests {
     #[test]
     fn messages_need_no_escapes() {
         for reason in Reason::ALL {
-            assert!(reason.message().bytes().all(|byte| (b' '..=b'~').contains(&byte) && !b"%\"\\".contains(&byte)));
+            assert!(
+                reason
+                    .message()
+                    .bytes()
+                    .all(|byte| (b' '..=b'~').contains(&byte) && !b"%\"\\".contains(&byte))
+            );
         }
     }
 
@@ -291,14 +344,27 @@ mod tests {
             (Duration::from_secs(60), "60", "60000"),
             (Duration::MAX, "18446744073709551615", "2147483647"),
         ] {
-            let rejection = Rejection::new(Reason::RateLimited, "a_layer").retry(RetryHint::After(wait));
+            let rejection =
+                Rejection::new(Reason::RateLimited, "a_layer").retry(RetryHint::After(wait));
             let http = rejection.clone().into_response(Protocol::Http, None);
             assert_eq!(header(&http, "retry-after"), Some(seconds));
             let grpc = rejection.into_response(Protocol::Grpc, None);
             assert_eq!(header(&grpc, "grpc-retry-pushback-ms"), Some(millis));
         }
         let never = Rejection::new(Reason::Shed, "a_layer").retry(RetryHint::Never);
-        assert_eq!(header(&never.clone().into_response(Protocol::Http, None), "retry-after"), None);
-        assert_eq!(header(&never.into_response(Protocol::Grpc, None), "grpc-retry-pushback-ms"), Some("-1"));
+        assert_eq!(
+            header(
+                &never.clone().into_response(Protocol::Http, None),
+                "retry-after"
+            ),
+            None
+        );
+        assert_eq!(
+            header(
+                &never.into_response(Protocol::Grpc, None),
+                "grpc-retry-pushback-ms"
+            ),
+            Some("-1")
+        );
     }
 }

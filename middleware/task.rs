@@ -46,11 +46,13 @@ impl<T> Future for Task<T> {
     type Output = Result<T, TaskEnd>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|joined| match joined {
-            Ok(result) => result,
-            // Its panic was caught within: what is left is an abort, or a runtime that shuts down.
-            Err(_) => Err(TaskEnd::Aborted),
-        })
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|joined| match joined {
+                Ok(result) => result,
+                // Its panic was caught within: what is left is an abort, or a runtime that shuts down.
+                Err(_) => Err(TaskEnd::Aborted),
+            })
     }
 }
 
@@ -89,7 +91,11 @@ where
 {
     panics::install_hook();
     Task(launch(in_current_call(async move {
-        Caught { future: Some(future) }.await.map_err(|facts| {
+        Caught {
+            future: Some(future),
+        }
+        .await
+        .map_err(|facts| {
             died(name, "panicked", Some(&facts));
             TaskEnd::Panicked
         })
@@ -113,7 +119,11 @@ where
         let mut wait = FIRST_WAIT;
         loop {
             let started = clock::now();
-            match (Caught { future: Some(make()) }).await {
+            match (Caught {
+                future: Some(make()),
+            })
+            .await
+            {
                 Ok(()) => died(name, "returned", None),
                 Err(facts) => died(name, "panicked", Some(&facts)),
             }
@@ -138,7 +148,8 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
         let count = deaths.entry(name).or_default();
         *count = count.saturating_add(1);
     }
-    let (error, location) = facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
+    let (error, location) =
+        facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
     tracing::error!(
         target: "plimsoll::task",
         event = "task_died",
@@ -150,7 +161,10 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     );
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned: their death is seen")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where tasks are spawned: their death is seen"
+)]
 fn launch<F: Future<Output: Send> + Send + 'static>(future: F) -> JoinHandle<F::Output> {
     tokio::spawn(future)
 }
@@ -169,7 +183,10 @@ impl<F: Future> Future for Caught<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut future = self.project().future;
         let polled = panics::catch(false, || {
-            let polled = future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(context));
+            let polled = future
+                .as_mut()
+                .as_pin_mut()
+                .map_or(Poll::Pending, |future| future.poll(context));
             if polled.is_ready() {
                 future.set(None);
             }
@@ -192,7 +209,10 @@ mod tests {
     use super::*;
 
     fn deaths_of(name: &str) -> u64 {
-        deaths().iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+        deaths()
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or(0, |(_, count)| *count)
     }
 
     #[tokio::test]

@@ -12,5 +12,7 @@ pub(super) fn matched(extensions: &Extensions) -> Option<Matched> {
 
 #[inline]
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
-    extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)
+    extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|info| info.0)
 }

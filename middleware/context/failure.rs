@@ -74,8 +74,14 @@ mod tests {
 
     #[test]
     fn tells_each_cause_once() {
-        assert_eq!(chain(&Outer("no order", io::Error::other("disk"))), "no order: disk");
-        assert_eq!(chain(&Outer("no order: disk", io::Error::other("disk"))), "no order: disk");
+        assert_eq!(
+            chain(&Outer("no order", io::Error::other("disk"))),
+            "no order: disk"
+        );
+        assert_eq!(
+            chain(&Outer("no order: disk", io::Error::other("disk"))),
+            "no order: disk"
+        );
         assert_eq!(chain(Failure::new("plain").error()), "plain");
     }
 }

@@ -28,11 +28,18 @@ pub(crate) struct Frame {
 
 impl Frame {
     fn new(trace: Option<TraceContext>) -> Self {
-        Self { started: clock::now(), request_id: None, id_replaced: false, trace, secrets: None, journal: None }
+        Self {
+            started: clock::now(),
+            request_id: None,
+            id_replaced: false,
+            trace,
+            secrets: None,
+            journal: None,
+        }
     }
 
     /// When the outermost layer took the call.
-    pub(crate) fn started(&self) -> Instant {
+    fn started(&self) -> Instant {
         self.started
     }
 
@@ -58,11 +65,18 @@ impl Frame {
 
     /// The fields that handlers added to the line of the call.
     pub(crate) fn fields(&self) -> &[(&'static str, FieldValue)] {
-        self.journal.as_ref().map_or(&[], |journal| journal.fields())
+        self.journal
+            .as_ref()
+            .map_or(&[], |journal| journal.fields())
     }
 
-    pub(crate) fn journal(&self) -> Option<&Journal> {
-        self.journal.as_deref()
+    /// Takes what was noted, to judge by it.
+    pub(crate) fn take_journal(&mut self) -> Option<Box<Journal>> {
+        self.journal.take()
+    }
+
+    pub(crate) fn put_journal(&mut self, journal: Box<Journal>) {
+        self.journal = Some(journal);
     }
 
     pub(crate) fn journal_mut(&mut self) -> &mut Journal {
@@ -93,12 +107,18 @@ impl Frame {
 /// Looks at the frame of the current call. `None` outside of a call.
 #[inline]
 pub(crate) fn current<R>(look: impl FnOnce(&Frame) -> R) -> Option<R> {
-    CURRENT.try_with(|current| current.try_borrow().ok()?.as_ref().map(look)).ok().flatten()
+    CURRENT
+        .try_with(|current| current.try_borrow().ok()?.as_ref().map(look))
+        .ok()
+        .flatten()
 }
 
 /// Changes the frame of the current call. `None` outside of a call.
 pub(crate) fn update<R>(change: impl FnOnce(&mut Frame) -> R) -> Option<R> {
-    CURRENT.try_with(|current| current.try_borrow_mut().ok()?.as_mut().map(change)).ok().flatten()
+    CURRENT
+        .try_with(|current| current.try_borrow_mut().ok()?.as_mut().map(change))
+        .ok()
+        .flatten()
 }
 
 /// Notes why the current call goes wrong. The first cause is its outcome, later ones are told beside it.
@@ -126,12 +146,24 @@ impl Scope {
             request.extensions_mut().insert(InCall);
             Frame::new(TraceContext::of(request.headers()))
         });
-        Self { frame, span: Span::none() }
+        Self {
+            frame,
+            span: Span::none(),
+        }
     }
 
     /// A scope that shows these ids and owns nothing else.
     pub(super) fn of_ids(ids: Option<Frame>) -> Self {
-        Self { frame: ids, span: Span::current() }
+        Self {
+            frame: ids,
+            span: Span::current(),
+        }
+    }
+
+    /// When the outermost layer took the call.
+    pub(crate) fn started(&mut self) -> Instant {
+        let _entered = self.enter();
+        current(Frame::started).unwrap_or_else(clock::now)
     }
 
     /// Also enters this span whenever the scope is entered.
@@ -147,18 +179,26 @@ impl Scope {
             swap(&mut self.frame);
         }
         let Self { frame, span } = self;
-        Entered { slot: owned.then_some(frame), _span: span.enter() }
+        Entered {
+            slot: owned.then_some(frame),
+            _span: span.enter(),
+        }
     }
 
     /// The hold itself, for the body that outlives the future. What stays behind holds nothing.
     pub(crate) fn take(&mut self) -> Self {
-        Self { frame: self.frame.take(), span: std::mem::replace(&mut self.span, Span::none()) }
+        Self {
+            frame: self.frame.take(),
+            span: std::mem::replace(&mut self.span, Span::none()),
+        }
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("owned", &self.frame.is_some()).finish_non_exhaustive()
+        f.debug_struct("Scope")
+            .field("owned", &self.frame.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -192,6 +232,8 @@ impl Drop for Entered<'_> {
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frame").field("request_id", &self.request_id).finish_non_exhaustive()
+        f.debug_struct("Frame")
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
     }
 }

@@ -22,6 +22,6 @@ pub use journal::FieldValue;
 pub(crate) use journal::{Cause, Journal};
 pub use peer::{PeerAddr, Route};
 pub use request_id::{InvalidRequestId, REQUEST_ID, RequestId};
-pub(crate) use secrets::{Secrets, redact};
+pub(crate) use secrets::{REDACTED, Secrets, redact};
 pub use spawn::{InCall, in_current_call};
 pub use trace::{TRACEPARENT, TRACESTATE, TraceContext};

@@ -27,7 +27,11 @@ impl PeerAddr {
     #[inline]
     pub fn of(extensions: &Extensions) -> Option<Self> {
         let own = extensions.get::<Self>().copied();
-        own.or_else(|| axum_facts::peer(extensions).or_else(|| tonic_facts::peer(extensions)).map(Self))
+        own.or_else(|| {
+            axum_facts::peer(extensions)
+                .or_else(|| tonic_facts::peer(extensions))
+                .map(Self)
+        })
     }
 }
 

@@ -27,7 +27,9 @@ impl RequestId {
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, InvalidRequestId> {
         let text = text.as_ref();
         Self::check(text)?;
-        Ok(Self(HeaderValue::from_bytes(text).expect("the alphabet of an id is that of a header")))
+        Ok(Self(
+            HeaderValue::from_bytes(text).expect("the alphabet of an id is that of a header"),
+        ))
     }
 
     /// Takes the value of a header as an id, without a copy.
@@ -47,11 +49,15 @@ impl RequestId {
     /// As [`RequestId::parse`].
     pub fn from_shared(text: Bytes) -> Result<Self, InvalidRequestId> {
         Self::check(&text)?;
-        Ok(Self(HeaderValue::from_maybe_shared(text).expect("the alphabet of an id is that of a header")))
+        Ok(Self(
+            HeaderValue::from_maybe_shared(text)
+                .expect("the alphabet of an id is that of a header"),
+        ))
     }
 
     fn check(text: &[u8]) -> Result<(), InvalidRequestId> {
-        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let allowed =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         match text.len() {
             1..=MAX_LEN if text.iter().all(allowed) => Ok(()),
             _ => Err(InvalidRequestId),
@@ -97,7 +103,10 @@ pub struct InvalidRequestId;
 
 impl fmt::Display for InvalidRequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a request id is 1 to {MAX_LEN} of A-Z, a-z, 0-9, '.', '_' and '-'")
+        write!(
+            f,
+            "a request id is 1 to {MAX_LEN} of A-Z, a-z, 0-9, '.', '_' and '-'"
+        )
     }
 }
 
@@ -110,11 +119,28 @@ mod tests {
     #[test]
     fn keeps_only_the_safe_alphabet_and_length() {
         let longest = "x".repeat(128);
-        for good in ["a", "A.b_c-9", "0af7651916cd43dd8448eb211c80319c", longest.as_str()] {
+        for good in [
+            "a",
+            "A.b_c-9",
+            "0af7651916cd43dd8448eb211c80319c",
+            longest.as_str(),
+        ] {
             assert_eq!(RequestId::parse(good).expect(good).as_str(), good);
         }
         let too_long = "x".repeat(129);
-        for bad in ["", " ", "a b", "a\tb", "a\"b", "a\nb", "a/b", "a=b", "caf\u{e9}", "\u{1b}[31m", too_long.as_str()] {
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\tb",
+            "a\"b",
+            "a\nb",
+            "a/b",
+            "a=b",
+            "caf\u{e9}",
+            "\u{1b}[31m",
+            too_long.as_str(),
+        ] {
             assert_eq!(RequestId::parse(bad), Err(InvalidRequestId), "{bad:?}");
         }
         for bad in [&b"\x80\xff"[..], b"a\0b", b"\x7f"] {

@@ -54,14 +54,19 @@ impl Secrets {
     }
 
     fn remember(&mut self, headers: &HeaderMap, uri: &Uri, more: &[HeaderName]) {
-        self.values.extend(Self::names(more).flat_map(|name| headers.get_all(name)).cloned());
+        self.values.extend(
+            Self::names(more)
+                .flat_map(|name| headers.get_all(name))
+                .cloned(),
+        );
         if uri.query().is_some() {
             self.query = uri.path_and_query().cloned();
         }
     }
 
     pub(crate) fn remember_cookies_set(&mut self, headers: &HeaderMap) {
-        self.values.extend(headers.get_all(SET_COOKIE).iter().cloned());
+        self.values
+            .extend(headers.get_all(SET_COOKIE).iter().cloned());
     }
 
     /// The text with each secret in it replaced.
@@ -86,11 +91,23 @@ impl Secrets {
             keep(&mut needles, &value);
             for part in value.split([' ', ';', ',']) {
                 keep(&mut needles, part);
-                keep(&mut needles, part.split_once('=').map_or("", |(_, value)| value));
+                keep(
+                    &mut needles,
+                    part.split_once('=').map_or("", |(_, value)| value),
+                );
             }
         }
-        for pair in self.query.as_ref().and_then(PathAndQuery::query).unwrap_or_default().split('&') {
-            keep(&mut needles, pair.split_once('=').map_or(pair, |(_, value)| value));
+        for pair in self
+            .query
+            .as_ref()
+            .and_then(PathAndQuery::query)
+            .unwrap_or_default()
+            .split('&')
+        {
+            keep(
+                &mut needles,
+                pair.split_once('=').map_or(pair, |(_, value)| value),
+            );
         }
         needles
     }
@@ -100,7 +117,11 @@ fn keep(needles: &mut BTreeSet<String>, text: &str) {
     let text = text.trim().trim_matches('"');
     for form in [text, &text.replace('+', " ")] {
         let decoded = String::from_utf8_lossy(&percent_decode(form.as_bytes())).into_owned();
-        needles.extend([form.to_owned(), decoded].into_iter().filter(|form| form.len() >= SHORTEST));
+        needles.extend(
+            [form.to_owned(), decoded]
+                .into_iter()
+                .filter(|form| form.len() >= SHORTEST),
+        );
     }
 }
 
@@ -109,7 +130,10 @@ mod tests {
     use super::*;
 
     fn secrets(headers: &[(HeaderName, &'static str)], uri: &'static str) -> Secrets {
-        let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect();
         let mut secrets = Secrets::default();
         secrets.remember(&headers, &Uri::from_static(uri), &[]);
         secrets
@@ -118,7 +142,10 @@ mod tests {
     #[test]
     fn no_form_of_a_secret_stays_in_a_text() {
         let secrets = secrets(
-            &[(AUTHORIZATION, "Bearer tok-123456"), (COOKIE, "session=s3cr3t-cookie; theme=dark")],
+            &[
+                (AUTHORIZATION, "Bearer tok-123456"),
+                (COOKIE, "session=s3cr3t-cookie; theme=dark"),
+            ],
             "/x?key=q%20uery%2Fvalue&plain+words&n=3",
         );
         for text in [
@@ -135,7 +162,11 @@ mod tests {
                 assert!(!redacted.contains(canary), "{redacted}");
             }
         }
-        assert_eq!(secrets.redact("3 apples"), "3 apples", "too short to be searched for");
+        assert_eq!(
+            secrets.redact("3 apples"),
+            "3 apples",
+            "too short to be searched for"
+        );
     }
 
     #[test]
@@ -147,6 +178,10 @@ mod tests {
         let api_key = HeaderName::from_static("x-api-key");
         headers.insert(api_key.clone(), HeaderValue::from_static("k"));
         assert!(!Secrets::are_in(&headers, &Uri::from_static("/a"), &[]));
-        assert!(Secrets::are_in(&headers, &Uri::from_static("/a"), &[api_key]));
+        assert!(Secrets::are_in(
+            &headers,
+            &Uri::from_static("/a"),
+            &[api_key]
+        ));
     }
 }

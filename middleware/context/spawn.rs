@@ -32,7 +32,10 @@ pin_project! {
 /// Outside of a call it changes nothing. The task does not keep the call open: the line of the call is written when
 /// the response ends, whether the task has ended or not.
 pub fn in_current_call<F: Future>(future: F) -> InCall<F> {
-    InCall { future, scope: Scope::of_ids(current(Frame::ids)) }
+    InCall {
+        future,
+        scope: Scope::of_ids(current(Frame::ids)),
+    }
 }
 
 impl<F: Future> Future for InCall<F> {

@@ -5,5 +5,7 @@ use tonic::transport::server::TcpConnectInfo;
 
 #[inline]
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
-    extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+    extensions
+        .get::<TcpConnectInfo>()
+        .and_then(TcpConnectInfo::remote_addr)
 }

@@ -28,8 +28,10 @@ impl TraceContext {
     #[cold]
     fn read(parent: &HeaderValue, headers: &HeaderMap) -> Option<Self> {
         let alone = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
-        (alone && is_well_formed(parent.as_bytes()))
-            .then(|| Self { parent: parent.clone(), state: joined(headers) })
+        (alone && is_well_formed(parent.as_bytes())).then(|| Self {
+            parent: parent.clone(),
+            state: joined(headers),
+        })
     }
 
     /// The trace context of the call that this code runs in.
@@ -63,25 +65,43 @@ impl TraceContext {
     }
 
     fn part(&self, from: usize, to: usize) -> &str {
-        self.parent.to_str().ok().and_then(|text| text.get(from..to)).expect("checked when it was read")
+        self.parent
+            .to_str()
+            .ok()
+            .and_then(|text| text.get(from..to))
+            .expect("checked when it was read")
     }
 }
 
 /// Version 00 is exactly 55 bytes; a later version may go on after a `-`; `ff` is forbidden, and so are ids of zeros.
 fn is_well_formed(parent: &[u8]) -> bool {
-    let is_hex = |text: &[u8]| text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hex = |text: &[u8]| {
+        text.iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let is_id = |text: &[u8]| is_hex(text) && text.iter().any(|&byte| byte != b'0');
-    let Some((known, rest)) = parent.split_at_checked(55) else { return false };
-    let [v0, v1, b'-', trace @ .., b'-', f0, f1] = known else { return false };
-    let Some((trace, span)) = trace.split_at_checked(32) else { return false };
-    let [b'-', span @ ..] = span else { return false };
+    let Some((known, rest)) = parent.split_at_checked(55) else {
+        return false;
+    };
+    let [v0, v1, b'-', trace @ .., b'-', f0, f1] = known else {
+        return false;
+    };
+    let Some((trace, span)) = trace.split_at_checked(32) else {
+        return false;
+    };
+    let [b'-', span @ ..] = span else {
+        return false;
+    };
     let version = [*v0, *v1];
     let ends = match &version {
         b"00" => rest.is_empty(),
         b"ff" => false,
         _ => is_hex(&version) && matches!(rest.first(), None | Some(b'-')) && rest.is_ascii(),
     };
-    ends && is_id(trace) && is_id(span) && is_hex(&[*f0, *f1]) && rest.iter().all(|byte| byte.is_ascii_graphic())
+    ends && is_id(trace)
+        && is_id(span)
+        && is_hex(&[*f0, *f1])
+        && rest.iter().all(|byte| byte.is_ascii_graphic())
 }
 
 fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -108,7 +128,10 @@ mod tests {
     fn read(parents: &[&str], states: &[&'static str]) -> Option<TraceContext> {
         let mut headers = HeaderMap::new();
         for parent in parents {
-            headers.append(TRACEPARENT, HeaderValue::from_str(parent).expect("a header"));
+            headers.append(
+                TRACEPARENT,
+                HeaderValue::from_str(parent).expect("a header"),
+            );
         }
         for state in states {
             headers.append(TRACESTATE, HeaderValue::from_static(state));

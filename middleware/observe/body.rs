@@ -30,7 +30,7 @@ pin_project! {
     {
         // `None` once it has ended.
         #[pin]
-        inner: Option<B>,
+        inner: Option<Content<B>>,
         rest: Rest,
         watch: Watch<O>,
         scope: Scope,
@@ -81,7 +81,12 @@ where
     O: Observer,
 {
     #[inline]
-    pub(super) fn wrap(response: Response<B>, watch: Watch<O>, scope: Scope, facts: CallFacts) -> Response<Self> {
+    pub(super) fn wrap(
+        response: Response<Content<B>>,
+        watch: Watch<O>,
+        scope: Scope,
+        facts: CallFacts,
+    ) -> Response<Self> {
         let has_no_body = facts.has_no_body(response.status());
         let status = match facts.protocol {
             Protocol::Http => Status::Settled,
@@ -95,8 +100,69 @@ where
             _ => None,
         };
         let settled = matches!(status, Status::Settled);
-        let is_sent = settled && (has_no_body || length == Some(0) || response.body().is_end_stream());
-        response.map(|body| Self { inner: Some(body), rest: Rest { status, length, is_sent }, watch, scope })
+        let is_sent =
+            settled && (has_no_body || length == Some(0) || response.body().is_end_stream());
+        response.map(|body| Self {
+            inner: Some(body),
+            rest: Rest {
+                status,
+                length,
+                is_sent,
+            },
+            watch,
+            scope,
+        })
+    }
+}
+
+pin_project! {
+    /// What is sent: the body of the service, or the answer of plimsoll itself.
+    #[project = ContentProjection]
+    #[derive(Debug)]
+    pub(super) enum Content<B> {
+        Inner {
+            #[pin]
+            inner: B,
+        },
+        Own { bytes: Bytes },
+    }
+}
+
+impl<B> Body for Content<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            ContentProjection::Inner { inner } => inner.poll_frame(context),
+            ContentProjection::Own { bytes } => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner { inner } => inner.is_end_stream(),
+            Self::Own { bytes } => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner { inner } => inner.size_hint(),
+            Self::Own { bytes } => {
+                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+            }
+        }
     }
 }
 
@@ -123,7 +189,9 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let _entered = this.scope.enter();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
         match ready!(inner.poll_frame(context)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -142,7 +210,9 @@ where
                 };
                 this.inner.set(None);
                 this.rest.complete(&mut trailers);
-                this.watch.end(End::Complete { trailers: Some(&trailers) });
+                this.watch.end(End::Complete {
+                    trailers: Some(&trailers),
+                });
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Some(Err(error)) => {
@@ -156,7 +226,9 @@ where
                 this.inner.set(None);
                 match this.rest.ended() {
                     Ended::Well(trailers) => {
-                        this.watch.end(End::Complete { trailers: trailers.as_deref() });
+                        this.watch.end(End::Complete {
+                            trailers: trailers.as_deref(),
+                        });
                         Poll::Ready(None)
                     }
                     Ended::Short(error, last) => {
@@ -170,11 +242,15 @@ where
 
     fn is_end_stream(&self) -> bool {
         // Until gRPC's status is out there is something to come, though the inner body may have ended.
-        self.inner.as_ref().is_none_or(|inner| self.rest.status.is_settled() && inner.is_end_stream())
+        self.inner
+            .as_ref()
+            .is_none_or(|inner| self.rest.status.is_settled() && inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -227,11 +303,14 @@ impl Rest {
     fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Frame<Bytes>> {
         if error.is::<BodyPanicked>() {
             // It was noted where it was caught.
-            return self.status.broken(Rejection::new(Reason::Panic, "").trailers());
+            return self
+                .status
+                .broken(Rejection::new(Reason::Panic, "").trailers());
         }
         note(error);
         let code = status_in(error).unwrap_or(GrpcCode::Internal);
-        self.status.broken(broken_trailers(code, "the response broke off"))
+        self.status
+            .broken(broken_trailers(code, "the response broke off"))
     }
 
     fn ended(&mut self) -> Ended {
@@ -245,13 +324,19 @@ impl Rest {
             _ => return Ended::Well(trailers),
         };
         note(&*error);
-        let last = self.status.broken(broken_trailers(GrpcCode::Internal, MISSING_STATUS));
+        let last = self
+            .status
+            .broken(broken_trailers(GrpcCode::Internal, MISSING_STATUS));
         Ended::Short(error, last)
     }
 }
 
 fn note(error: &(dyn std::error::Error + 'static)) {
-    context::note(Cause { outcome: Outcome::BodyError, layer: "", error: context::chain(error) });
+    context::note(Cause {
+        outcome: Outcome::BodyError,
+        layer: "",
+        error: context::chain(error),
+    });
 }
 
 /// The error that cuts a body whose panic was caught.
@@ -286,7 +371,11 @@ struct ShortBody {
 
 impl fmt::Display for ShortBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the body ended {} bytes short of its content-length", self.left)
+        write!(
+            f,
+            "the body ended {} bytes short of its content-length",
+            self.left
+        )
     }
 }
 
@@ -294,6 +383,8 @@ impl std::error::Error for ShortBody {}
 
 impl<B, O: Observer> fmt::Debug for ResponseBody<B, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody").field("rest", &self.rest).finish_non_exhaustive()
+        f.debug_struct("ResponseBody")
+            .field("rest", &self.rest)
+            .finish_non_exhaustive()
     }
 }

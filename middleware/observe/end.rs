@@ -68,19 +68,13 @@ impl fmt::Debug for Fault<'_> {
 /// right after `on_end`, whichever way the call ends.
 pub trait Observer: Sized {
     /// The head is about to leave. It may be added to.
-    fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        drop(response);
-    }
+    fn on_head<B: Body>(&mut self, _response: &mut Response<B>) {}
 
     /// So many bytes of the body are about to leave.
-    fn on_data(&mut self, bytes: usize) {
-        drop(bytes);
-    }
+    fn on_data(&mut self, _bytes: usize) {}
 
     /// The call has ended. Called exactly once.
-    fn on_end(self, end: End<'_>) {
-        drop(end);
-    }
+    fn on_end(self, _end: End<'_>) {}
 }
 
 /// For layers that only need the honest end.
@@ -114,7 +108,11 @@ impl<O: Observer> Watch<O> {
 impl<O: Observer> Drop for Watch<O> {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.end(if thread::panicking() { End::Panicked } else { End::Dropped });
+            self.end(if thread::panicking() {
+                End::Panicked
+            } else {
+                End::Dropped
+            });
         }
     }
 }
@@ -129,7 +127,10 @@ pub(crate) struct CallFacts {
 impl CallFacts {
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self { protocol: Protocol::of(request.headers()), head_only: *request.method() == Method::HEAD }
+        Self {
+            protocol: Protocol::of(request.headers()),
+            head_only: *request.method() == Method::HEAD,
+        }
     }
 
     /// Whether no body follows the head, whatever its headers say (RFC 9110, section 6.4.1).

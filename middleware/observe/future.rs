@@ -12,9 +12,13 @@ use tower_service::Service;
 
 use super::{
     BoxError, ResponseBody,
+    body::Content,
     end::{CallFacts, End, Fault, Observer, Watch},
 };
-use crate::context::Scope;
+use crate::{
+    context::{RequestId, Scope},
+    rejection::Rejection,
+};
 
 pin_project! {
     /// A call until its head. Its output carries the [`ResponseBody`] that watches the rest.
@@ -25,9 +29,11 @@ pin_project! {
     where
         O: Observer,
     {
-        // `None` once it has ended.
+        // `None` once it has ended, and when plimsoll answers itself.
         #[pin]
         inner: Option<F>,
+        // The answer of plimsoll itself. Boxed, so that the futures of admitted calls stay small.
+        answer: Option<Box<Response<Bytes>>>,
         watch: Watch<O>,
         scope: Scope,
         facts: CallFacts,
@@ -64,7 +70,36 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         let watch = Watch::new(observer);
         let inner = service.call(request);
         drop(entered);
-        Self { inner: Some(inner), watch, scope, facts }
+        Self {
+            inner: Some(inner),
+            answer: None,
+            watch,
+            scope,
+            facts,
+        }
+    }
+
+    /// Answers in place of the service, in the caller's protocol.
+    #[inline]
+    pub fn reject<B>(
+        rejection: Rejection,
+        request: &Request<B>,
+        observer: O,
+        mut scope: Scope,
+    ) -> Self {
+        let facts = CallFacts::of(request);
+        let id = {
+            let _entered = scope.enter();
+            RequestId::current()
+        };
+        let answer = rejection.into_response(facts.protocol, id.as_ref());
+        Self {
+            inner: None,
+            answer: Some(Box::new(answer)),
+            watch: Watch::new(observer),
+            scope,
+            facts,
+        }
     }
 }
 
@@ -81,9 +116,16 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let entered = this.scope.enter();
-        let inner = this.inner.as_mut().as_pin_mut().expect("not polled again after it was ready");
-        let result = ready!(inner.poll(context));
-        this.inner.set(None);
+        let result = match this.answer.take() {
+            Some(answer) => Ok(answer.map(|bytes| Content::Own { bytes })),
+            None => {
+                let inner = this.inner.as_mut().as_pin_mut();
+                let inner = inner.expect("not polled again after it was ready");
+                let result = ready!(inner.poll(context));
+                this.inner.set(None);
+                result.map(|response| response.map(|inner| Content::Inner { inner }))
+            }
+        };
         match result {
             Ok(mut response) => {
                 if let Some(observer) = this.watch.observer() {
@@ -103,6 +145,8 @@ where
 
 impl<F, O: Observer> fmt::Debug for ResponseFuture<F, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
     }
 }

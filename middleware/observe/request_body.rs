@@ -64,7 +64,10 @@ pub(crate) fn observe_request<B: Body + 'static>(body: B) -> (B, Option<Arc<Inta
 #[cfg(any(feature = "axum", feature = "tonic"))]
 fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
     let mut value = Some(value);
-    match (&mut value as &mut dyn Any).downcast_mut::<Option<B>>().and_then(Option::take) {
+    match (&mut value as &mut dyn Any)
+        .downcast_mut::<Option<B>>()
+        .and_then(Option::take)
+    {
         Some(same) => Ok(same),
         None => Err(value.expect("not taken: the types differ")),
     }
@@ -96,7 +99,9 @@ where
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.intake.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+                this.intake
+                    .bytes
+                    .fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
             Some(Err(error)) => {
                 this.intake.error.get_or_init(|| context::chain(&**error));
@@ -117,6 +122,8 @@ where
 
 impl<B> fmt::Debug for Watched<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("intake", &self.intake).finish_non_exhaustive()
+        f.debug_struct("Watched")
+            .field("intake", &self.intake)
+            .finish_non_exhaustive()
     }
 }

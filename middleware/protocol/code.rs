@@ -58,14 +58,19 @@ impl GrpcCode {
     /// The status in these headers or trailers, if there is one. What is no number counts as `Unknown`, as clients see it.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(GRPC_STATUS)?;
-        Some(value.to_str().map_or(Self::Unknown, |digits| digits.parse().map_or(Self::Unknown, Self::from_number)))
+        Some(value.to_str().map_or(Self::Unknown, |digits| {
+            digits.parse().map_or(Self::Unknown, Self::from_number)
+        }))
     }
 
     /// Whether the server is at fault, by OpenTelemetry's rule for gRPC servers:
     /// 2, 4, 12, 13, 14 and 15 are its errors, all others the caller's.
     pub fn is_server_error(self) -> bool {
         use GrpcCode::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
-        matches!(self, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
+        matches!(
+            self,
+            Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss
+        )
     }
 }
 
@@ -81,7 +86,9 @@ pub(crate) fn percent_decode(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
-        let escape = (byte == b'%').then(|| hex(after.first()).zip(hex(after.get(1)))).flatten();
+        let escape = (byte == b'%')
+            .then(|| hex(after.first()).zip(hex(after.get(1))))
+            .flatten();
         let byte_of = |(high, low): (u32, u32)| u8::try_from(high << 4 | low).ok();
         match escape.and_then(byte_of) {
             Some(escaped) => {
@@ -128,8 +135,17 @@ mod tests {
 
     #[test]
     fn undoes_percent_encoding() {
-        for (text, expected) in [("a%20b", "a b"), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%e2%98%83", "\u{2603}")] {
-            assert_eq!(percent_decode(text.as_bytes()), expected.as_bytes(), "{text}");
+        for (text, expected) in [
+            ("a%20b", "a b"),
+            ("100%", "100%"),
+            ("%zz%4", "%zz%4"),
+            ("%e2%98%83", "\u{2603}"),
+        ] {
+            assert_eq!(
+                percent_decode(text.as_bytes()),
+                expected.as_bytes(),
+                "{text}"
+            );
         }
     }
 }

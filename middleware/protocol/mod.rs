@@ -44,7 +44,9 @@ impl Protocol {
     }
 
     fn of_media_type(media_type: &[u8]) -> Self {
-        let Some(rest) = strip_prefix_ignoring_case(media_type, b"application/grpc") else { return Self::Http };
+        let Some(rest) = strip_prefix_ignoring_case(media_type, b"application/grpc") else {
+            return Self::Http;
+        };
         let ends = |rest: &[u8]| matches!(rest.first(), None | Some(b'+' | b';' | b' '));
         // gRPC-Web first: gRPC's name is the beginning of its name.
         if let Some(rest) = strip_prefix_ignoring_case(rest, b"-web") {
@@ -110,7 +112,11 @@ mod tests {
             ("application/json", Protocol::Http),
             ("", Protocol::Http),
         ] {
-            assert_eq!(Protocol::of_media_type(media_type.as_bytes()), expected, "{media_type:?}");
+            assert_eq!(
+                Protocol::of_media_type(media_type.as_bytes()),
+                expected,
+                "{media_type:?}"
+            );
         }
         assert_eq!(Protocol::of(&HeaderMap::new()), Protocol::Http);
     }

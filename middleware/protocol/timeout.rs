@@ -79,7 +79,13 @@ mod tests {
             ("1.5S", None),
             ("\u{661}S", None),
         ] {
-            assert_eq!(GrpcTimeout::parse(text.as_bytes()).ok().map(GrpcTimeout::duration), expected, "{text:?}");
+            assert_eq!(
+                GrpcTimeout::parse(text.as_bytes())
+                    .ok()
+                    .map(GrpcTimeout::duration),
+                expected,
+                "{text:?}"
+            );
         }
     }
 }

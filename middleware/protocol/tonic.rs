@@ -9,7 +9,9 @@ pub(crate) fn status_in(error: &(dyn Error + 'static)) -> Option<GrpcCode> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(status) = error.downcast_ref::<Status>() {
-            return u32::try_from(i32::from(status.code())).ok().map(GrpcCode::from_number);
+            return u32::try_from(i32::from(status.code()))
+                .ok()
+                .map(GrpcCode::from_number);
         }
         next = error.source();
     }

@@ -34,11 +34,18 @@ impl At {
 
 impl Scanner {
     pub(crate) fn binary() -> Self {
-        Self { base64: None, at: At::START, trailers: None }
+        Self {
+            base64: None,
+            at: At::START,
+            trailers: None,
+        }
     }
 
     pub(crate) fn text() -> Self {
-        Self { base64: Some(Base64::default()), ..Self::binary() }
+        Self {
+            base64: Some(Base64::default()),
+            ..Self::binary()
+        }
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
@@ -47,7 +54,12 @@ impl Scanner {
 
     /// A last frame with these trailers. `None` in the midst of a frame: there the body can only be cut.
     pub(crate) fn frame_of(&self, trailers: &HeaderMap) -> Option<Bytes> {
-        if !matches!(self.at, At::Prefix(_, 0)) || self.base64.as_ref().is_some_and(|base64| base64.pending > 0) {
+        if !matches!(self.at, At::Prefix(_, 0))
+            || self
+                .base64
+                .as_ref()
+                .is_some_and(|base64| base64.pending > 0)
+        {
             return None;
         }
         let mut text = BytesMut::new();
@@ -61,7 +73,11 @@ impl Scanner {
         frame.put_u8(TRAILERS);
         frame.put_u32(u32::try_from(text.len()).expect("trailers of ours are short"));
         frame.put_slice(&text);
-        Some(if self.base64.is_some() { encode(&frame) } else { frame.freeze() })
+        Some(if self.base64.is_some() {
+            encode(&frame)
+        } else {
+            frame.freeze()
+        })
     }
 
     pub(crate) fn take(&mut self, data: &[u8]) {
@@ -86,9 +102,14 @@ impl Scanner {
                     data = rest;
                     if *known == PREFIX {
                         let [flag, length @ ..] = *prefix;
-                        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                        let length =
+                            usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
                         let is_trailers = flag & TRAILERS != 0 && length <= MAX_TRAILERS;
-                        self.at = if is_trailers { At::Trailers(Vec::new(), length) } else { At::Message(length) };
+                        self.at = if is_trailers {
+                            At::Trailers(Vec::new(), length)
+                        } else {
+                            At::Message(length)
+                        };
                         self.close_if_complete();
                     }
                 }
@@ -163,7 +184,9 @@ impl Base64 {
             self.pending = self.pending.saturating_add(6);
             if self.pending >= 8 {
                 self.pending = self.pending.saturating_sub(8);
-                decoded.push(u8::try_from(self.bits >> self.pending & 0xFF).expect("masked to a byte"));
+                decoded.push(
+                    u8::try_from(self.bits >> self.pending & 0xFF).expect("masked to a byte"),
+                );
             }
         }
         decoded
@@ -180,7 +203,12 @@ fn encode(data: &[u8]) -> Bytes {
     for group in data.chunks(3) {
         let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        let digits = [digit(bits, 18), digit(bits, 12), digit(bits, 6), digit(bits, 0)];
+        let digits = [
+            digit(bits, 18),
+            digit(bits, 12),
+            digit(bits, 6),
+            digit(bits, 0),
+        ];
         let (known, padding) = digits.split_at(group.len().saturating_add(1));
         text.put_slice(known);
         text.put_bytes(b'=', padding.len());
@@ -211,7 +239,10 @@ mod tests {
     }
 
     fn status(scanner: &Scanner) -> Option<&[u8]> {
-        scanner.trailers().and_then(|trailers| trailers.get("grpc-status")).map(HeaderValue::as_bytes)
+        scanner
+            .trailers()
+            .and_then(|trailers| trailers.get("grpc-status"))
+            .map(HeaderValue::as_bytes)
     }
 
     proptest! {
@@ -244,8 +275,12 @@ mod tests {
 
     #[test]
     fn its_own_frame_is_understood_and_only_made_between_frames() {
-        let trailers: HeaderMap =
-            [(HeaderName::from_static("grpc-status"), HeaderValue::from_static("13"))].into_iter().collect();
+        let trailers: HeaderMap = [(
+            HeaderName::from_static("grpc-status"),
+            HeaderValue::from_static("13"),
+        )]
+        .into_iter()
+        .collect();
         for mut scanner in [Scanner::binary(), Scanner::text()] {
             let frame = scanner.frame_of(&trailers).expect("between frames");
             scanner.take(&frame);

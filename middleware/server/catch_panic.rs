@@ -81,7 +81,10 @@ impl CatchPanicLayer {
     /// layer does not catch on to the hook that was there before. A hook that is set later hides the place.
     pub fn new() -> Self {
         panics::install_hook();
-        Self { state: Arc::default(), backtraces: false }
+        Self {
+            state: Arc::default(),
+            backtraces: false,
+        }
     }
 
     /// Captures a backtrace for the line of each panic. It costs some milliseconds each. Default: off.
@@ -95,15 +98,23 @@ impl CatchPanicLayer {
     /// restarted, loudly. The log is flushed first (for up to 2 s), then the process aborts. Default: never.
     #[must_use]
     pub fn abort_after(mut self, panics: NonZeroU32, window: Duration) -> Self {
-        self.state = Arc::new(State { burst: Some(Mutex::new(Burst::new(panics, window))), ..State::default() });
+        self.state = Arc::new(State {
+            burst: Some(Mutex::new(Burst::new(panics, window))),
+            ..State::default()
+        });
         self
     }
 
     /// How many panics were caught so far.
     pub fn counts(&self) -> PanicCounts {
-        let [call, response, body, drop] =
-            [Place::Call, Place::Response, Place::Body, Place::Drop].map(|place| self.state.count(place).load(Ordering::Relaxed));
-        PanicCounts { call, response, body, drop }
+        let [call, response, body, drop] = [Place::Call, Place::Response, Place::Body, Place::Drop]
+            .map(|place| self.state.count(place).load(Ordering::Relaxed));
+        PanicCounts {
+            call,
+            response,
+            body,
+            drop,
+        }
     }
 }
 
@@ -117,7 +128,11 @@ impl fmt::Debug for CatchPanicLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let aborts = self.state.burst.is_some();
         let mut layer = f.debug_struct("CatchPanicLayer");
-        layer.field("backtraces", &self.backtraces).field("aborts", &aborts).field("counts", &self.counts()).finish()
+        layer
+            .field("backtraces", &self.backtraces)
+            .field("aborts", &aborts)
+            .field("counts", &self.counts())
+            .finish()
     }
 }
 
@@ -125,8 +140,13 @@ impl<S> Layer<S> for CatchPanicLayer {
     type Service = CatchPanic<S>;
 
     fn layer(&self, inner: S) -> CatchPanic<S> {
-        let catcher = Catcher { state: Arc::clone(&self.state), backtraces: self.backtraces };
-        CatchPanic { inner: Guarded { inner, catcher } }
+        let catcher = Catcher {
+            state: Arc::clone(&self.state),
+            backtraces: self.backtraces,
+        };
+        CatchPanic {
+            inner: Guarded { inner, catcher },
+        }
     }
 }
 
@@ -180,7 +200,11 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let protocol = Protocol::of(request.headers());
         let inner = self.catcher.catch(Place::Call, || self.inner.call(request));
-        GuardedFuture { inner, protocol, catcher: self.catcher.clone() }
+        GuardedFuture {
+            inner,
+            protocol,
+            catcher: self.catcher.clone(),
+        }
     }
 }
 
@@ -214,18 +238,26 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let inner = this.inner.as_mut().as_pin_mut();
-        let polled = inner.and_then(|inner| this.catcher.catch(Place::Response, || inner.poll(context)));
+        let polled =
+            inner.and_then(|inner| this.catcher.catch(Place::Response, || inner.poll(context)));
         let Some(polled) = polled else {
             this.catcher.drop_guarded(|| this.inner.set(None));
             return Poll::Ready(Ok(this.catcher.answer(*this.protocol)));
         };
         let result = ready!(polled);
         let catcher = &*this.catcher;
-        if catcher.catch(Place::Drop, || this.inner.set(None)).is_none() {
+        if catcher
+            .catch(Place::Drop, || this.inner.set(None))
+            .is_none()
+        {
             return Poll::Ready(Ok(catcher.answer(*this.protocol)));
         }
         Poll::Ready(result.map(|response| {
-            response.map(|body| GuardedBody { inner: Some(body), own: Bytes::new(), catcher: catcher.clone() })
+            response.map(|body| GuardedBody {
+                inner: Some(body),
+                own: Bytes::new(),
+                catcher: catcher.clone(),
+            })
         }))
     }
 }
@@ -268,7 +300,10 @@ where
             let own = std::mem::take(this.own);
             return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
         };
-        match this.catcher.catch(Place::Body, || inner.poll_frame(context)) {
+        match this
+            .catcher
+            .catch(Place::Body, || inner.poll_frame(context))
+        {
             Some(polled) => polled.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
             None => {
                 this.catcher.drop_guarded(|| this.inner.set(None));
@@ -278,7 +313,9 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().map_or(self.own.is_empty(), Body::is_end_stream)
+        self.inner
+            .as_ref()
+            .map_or(self.own.is_empty(), Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -347,7 +384,11 @@ impl Catcher {
         match panics::catch(self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
-                context::note(Cause { outcome: place.outcome(), layer: LAYER, error: facts.text.clone() });
+                context::note(Cause {
+                    outcome: place.outcome(),
+                    layer: LAYER,
+                    error: facts.text.clone(),
+                });
                 self.caught(place, &facts);
                 None
             }
@@ -366,7 +407,10 @@ impl Catcher {
         self.state.count(place).fetch_add(1, Ordering::Relaxed);
         facts.write_line(place.label(), false);
         if let Some(burst) = &self.state.burst {
-            let too_many = burst.lock().unwrap_or_else(PoisonError::into_inner).add(clock::now());
+            let too_many = burst
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(clock::now());
             if too_many {
                 tracing::error!(target: "plimsoll::panic", event = "abort", "too many panics: the process aborts");
                 panics::last_words();
@@ -378,7 +422,11 @@ impl Catcher {
     fn answer<B>(&self, protocol: Protocol) -> Response<GuardedBody<B>> {
         let id = RequestId::current();
         let response = Rejection::new(Reason::Panic, LAYER).into_response(protocol, id.as_ref());
-        response.map(|own| GuardedBody { inner: None, own, catcher: self.clone() })
+        response.map(|own| GuardedBody {
+            inner: None,
+            own,
+            catcher: self.clone(),
+        })
     }
 }
 
@@ -392,12 +440,20 @@ struct Burst {
 
 impl Burst {
     fn new(most: NonZeroU32, window: Duration) -> Self {
-        Self { most, window, seen: VecDeque::new() }
+        Self {
+            most,
+            window,
+            seen: VecDeque::new(),
+        }
     }
 
     fn add(&mut self, now: Instant) -> bool {
         self.seen.push_back(now);
-        while self.seen.front().is_some_and(|&first| now.saturating_duration_since(first) > self.window) {
+        while self
+            .seen
+            .front()
+            .is_some_and(|&first| now.saturating_duration_since(first) > self.window)
+        {
             self.seen.pop_front();
         }
         u32::try_from(self.seen.len()).is_ok_and(|seen| seen >= self.most.get())
@@ -412,8 +468,14 @@ mod tests {
     fn a_burst_is_so_many_panics_within_the_window() {
         let start = clock::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut burst = Burst::new(NonZeroU32::new(3).expect("not zero"), Duration::from_millis(100));
-        assert_eq!([0, 60, 120].map(|millis| burst.add(at(millis))), [false, false, false]);
+        let mut burst = Burst::new(
+            NonZeroU32::new(3).expect("not zero"),
+            Duration::from_millis(100),
+        );
+        assert_eq!(
+            [0, 60, 120].map(|millis| burst.add(at(millis))),
+            [false, false, false]
+        );
         assert!(burst.add(at(150)), "60, 120 and 150 lie within 100 ms");
         assert!(!burst.add(at(1_000)));
     }

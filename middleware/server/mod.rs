@@ -1,6 +1,6 @@
 //! Layers for the side that answers.
 
-#[cfg(any())]
+#[cfg(feature = "access-log")]
 pub mod access_log;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;

@@ -46,7 +46,12 @@ impl Seen {
     }
 
     pub(crate) fn last(&self) -> Request<Bytes> {
-        self.0.last.lock().expect("no test panics while it holds the lock").take().expect("there was a call")
+        self.0
+            .last
+            .lock()
+            .expect("no test panics while it holds the lock")
+            .take()
+            .expect("there was a call")
     }
 }
 
@@ -61,14 +66,24 @@ impl Gate {
 
     pub(crate) fn open(&self) {
         self.0.0.store(false, Ordering::Relaxed);
-        if let Some(waker) = self.0.1.lock().expect("no test panics while it holds the lock").take() {
+        if let Some(waker) = self
+            .0
+            .1
+            .lock()
+            .expect("no test panics while it holds the lock")
+            .take()
+        {
             waker.wake();
         }
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<()> {
         if self.0.0.load(Ordering::Relaxed) {
-            *self.0.1.lock().expect("no test panics while it holds the lock") = Some(context.waker().clone());
+            *self
+                .0
+                .1
+                .lock()
+                .expect("no test panics while it holds the lock") = Some(context.waker().clone());
             return Poll::Pending;
         }
         Poll::Ready(())
@@ -98,8 +113,13 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) fn new() -> (Self, Seen) {
         let seen = Seen::default();
-        let probe =
-            Self { seen: seen.clone(), ready: false, gate: Gate::default(), fails: false, body: ProbeBody::of([]) };
+        let probe = Self {
+            seen: seen.clone(),
+            ready: false,
+            gate: Gate::default(),
+            fails: false,
+            body: ProbeBody::of([]),
+        };
         (probe, seen)
     }
 }
@@ -132,10 +152,24 @@ impl Service<Request<Bytes>> for Probe {
         if !std::mem::take(&mut self.ready) {
             seen.unready.fetch_add(1, Ordering::Relaxed);
         }
-        *seen.last.lock().expect("no test panics while it holds the lock") = Some(request);
+        *seen
+            .last
+            .lock()
+            .expect("no test panics while it holds the lock") = Some(request);
         let token = Arc::clone(&seen.token);
-        let body = ProbeBody { token: Some(Arc::clone(&token)), ..self.body.clone() };
-        ProbeFuture { gate: self.gate.clone(), answer: Some(if self.fails { Err(ProbeError(7)) } else { Ok(body) }), _token: token }
+        let body = ProbeBody {
+            token: Some(Arc::clone(&token)),
+            ..self.body.clone()
+        };
+        ProbeFuture {
+            gate: self.gate.clone(),
+            answer: Some(if self.fails {
+                Err(ProbeError(7))
+            } else {
+                Ok(body)
+            }),
+            _token: token,
+        }
     }
 }
 
@@ -151,8 +185,13 @@ impl Future for ProbeFuture {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.gate.poll(context).map(|()| {
             self.answer.take().expect("polled once").map(|body| {
-                let mut answer = Response::builder().version(http::Version::HTTP_2).header("x-own", "kept");
-                answer.extensions_mut().expect("valid").insert("an extension");
+                let mut answer = Response::builder()
+                    .version(http::Version::HTTP_2)
+                    .header("x-own", "kept");
+                answer
+                    .extensions_mut()
+                    .expect("valid")
+                    .insert("an extension");
                 answer.body(body).expect("valid")
             })
         })
@@ -172,7 +211,10 @@ pub(crate) struct ProbeBody {
 
 impl ProbeBody {
     pub(crate) fn of<const N: usize>(data: [&'static str; N]) -> Self {
-        Self { data: data.into(), ..Self::default() }
+        Self {
+            data: data.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -180,13 +222,19 @@ impl Body for ProbeBody {
     type Data = Bytes;
     type Error = ProbeError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProbeError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProbeError>>> {
         self.gate.poll(context).map(|()| {
             if let Some(data) = self.data.pop_front() {
                 return Some(Ok(Frame::data(Bytes::from(data))));
             }
             if std::mem::take(&mut self.trailers) {
-                let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-checksum"), HeaderValue::from(9))]);
+                let trailers = HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-checksum"),
+                    HeaderValue::from(9),
+                )]);
                 return Some(Ok(Frame::trailers(trailers)));
             }
             std::mem::take(&mut self.fails).then_some(Err(ProbeError(8)))

@@ -132,7 +132,7 @@ class Report:
         for at, line in enumerate(lines):
             if not re.search(r"#!?\[cfg(_attr)?\(.*\bfeature\b", code_of(line) if '"' not in line else line):
                 continue
-            if line.strip().startswith("//") or line.startswith("#![cfg_attr(docsrs"):
+            if line.strip().startswith("//") or re.match(r"#!\[cfg_attr\((docsrs|not\(feature = \"full\"\), allow)\b", line):
                 continue
             after = at
             while after < len(lines) and lines[after].startswith("#["):

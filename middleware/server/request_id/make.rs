@@ -77,13 +77,22 @@ mod tests {
             let threads: Vec<_> = batches
                 .map(|_| {
                     let maker = maker.clone();
-                    std::thread::spawn(move || (0..10 * BATCH).map(|_| maker.make()).collect::<Vec<_>>())
+                    std::thread::spawn(move || {
+                        (0..10 * BATCH).map(|_| maker.make()).collect::<Vec<_>>()
+                    })
                 })
                 .collect();
-            let ids: Vec<RequestId> =
-                threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+            let ids: Vec<RequestId> = threads
+                .into_iter()
+                .flat_map(|thread| thread.join().expect("no panic"))
+                .collect();
             for id in &ids {
-                assert_eq!(Uuid::parse_str(id.as_str()).expect("a UUID").get_version_num(), version);
+                assert_eq!(
+                    Uuid::parse_str(id.as_str())
+                        .expect("a UUID")
+                        .get_version_num(),
+                    version
+                );
             }
             assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
         }
@@ -91,7 +100,9 @@ mod tests {
 
     #[test]
     fn ids_of_version_7_sort_by_time() {
-        let ids: Vec<String> = (0..1_000).map(|_| Maker::UuidV7.make().to_string()).collect();
+        let ids: Vec<String> = (0..1_000)
+            .map(|_| Maker::UuidV7.make().to_string())
+            .collect();
         assert!(ids.is_sorted());
     }
 }

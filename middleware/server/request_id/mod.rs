@@ -58,12 +58,12 @@ pub enum Trust {
 ///
 /// Place it outermost, so that every response bears the id, rejections too. A second one further in finds the id and
 /// leaves it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RequestIdLayer {
     settings: Arc<Settings>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Settings {
     inbound: Vec<HeaderName>,
     trust: Trust,
@@ -75,7 +75,13 @@ impl RequestIdLayer {
     /// from a cryptographic generator of the thread's, so that ids cannot be guessed and cost no system call.
     pub fn new() -> Self {
         let inbound = vec![REQUEST_ID, HeaderName::from_static("x-correlation-id")];
-        Self { settings: Arc::new(Settings { inbound, trust: Trust::Keep, make: make::Maker::UuidV4 }) }
+        Self {
+            settings: Arc::new(Settings {
+                inbound,
+                trust: Trust::Keep,
+                make: make::Maker::UuidV4,
+            }),
+        }
     }
 
     /// The headers, or gRPC metadata, in which a caller may send an id; the first that is present counts.
@@ -114,19 +120,14 @@ impl Default for RequestIdLayer {
     }
 }
 
-impl fmt::Debug for RequestIdLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { inbound, trust, make } = &*self.settings;
-        let mut layer = f.debug_struct("RequestIdLayer");
-        layer.field("inbound_headers", inbound).field("trust", trust).field("make", make).finish()
-    }
-}
-
 impl<S> Layer<S> for RequestIdLayer {
     type Service = WithRequestId<S>;
 
     fn layer(&self, inner: S) -> WithRequestId<S> {
-        WithRequestId { inner, settings: Arc::clone(&self.settings) }
+        WithRequestId {
+            inner,
+            settings: Arc::clone(&self.settings),
+        }
     }
 }
 
@@ -155,8 +156,10 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut scope = Scope::open(&mut request);
         let known = request.extensions().get::<RequestId>().cloned();
-        let (id, replaced) =
-            known.map_or_else(|| self.settings.identify(&mut request), |known| (known, false));
+        let (id, replaced) = known.map_or_else(
+            || self.settings.identify(&mut request),
+            |known| (known, false),
+        );
         {
             let _entered = scope.enter();
             context::update(|frame| frame.set_request_id(&id, replaced));
@@ -171,7 +174,9 @@ impl Settings {
         let (sent, kept) = self.sent(request.headers());
         let replaced = sent && kept.is_none();
         let id = kept.unwrap_or_else(|| self.make.make());
-        request.headers_mut().insert(REQUEST_ID, id.header().clone());
+        request
+            .headers_mut()
+            .insert(REQUEST_ID, id.header().clone());
         tower_http_id::set(request.extensions_mut(), &id);
         request.extensions_mut().insert(id.clone());
         (id, replaced)
@@ -182,7 +187,8 @@ impl Settings {
         for name in &self.inbound {
             if let Some(first) = headers.get(name) {
                 let alone = headers.get_all(name).iter().nth(1).is_none();
-                let kept = (alone && self.trust == Trust::Keep).then(|| RequestId::from_header(first).ok());
+                let kept = (alone && self.trust == Trust::Keep)
+                    .then(|| RequestId::from_header(first).ok());
                 return (true, kept.flatten());
             }
         }
@@ -192,7 +198,9 @@ impl Settings {
 
 impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithRequestId").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("WithRequestId")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,6 +210,8 @@ pub struct SetHeader(RequestId);
 
 impl Observer for SetHeader {
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        response.headers_mut().insert(REQUEST_ID, self.0.header().clone());
+        response
+            .headers_mut()
+            .insert(REQUEST_ID, self.0.header().clone());
     }
 }

@@ -1,0 +1,68 @@
+//! One JSON line for each call.
+
+use tower_http::{
+    classify::{ServerErrorsAsFailures, SharedClassifier},
+    trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer},
+};
+use tower_layer::Layer;
+use tracing::Level;
+
+use crate::{
+    bases::{BARE_ROUTER, BARE_SERVICE, router, service},
+    harness::{
+        Case,
+        traffic::{Subject, Traffic},
+    },
+    subscribers::{self, Spans},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::peer(
+        "access_log/tower-http/tracing-subscriber",
+        BARE_ROUTER,
+        || {
+            subscribers::tracing_subscriber(Spans::Full);
+            traced_router()
+        },
+    ),
+    Case::peer(
+        "access_log/tower-http/tracing-subscriber/lean",
+        BARE_ROUTER,
+        || {
+            subscribers::tracing_subscriber(Spans::Lean);
+            traced_router()
+        },
+    ),
+    Case::peer("access_log/tower-http/json-subscriber", BARE_ROUTER, || {
+        subscribers::json_subscriber(Spans::Full);
+        traced_router()
+    }),
+    Case::peer(
+        "access_log/tower-http/json-subscriber/lean",
+        BARE_ROUTER,
+        || {
+            subscribers::json_subscriber(Spans::Lean);
+            traced_router()
+        },
+    ),
+    Case::peer(
+        "access_log/tower-http/json-subscriber/lean/sf",
+        BARE_SERVICE,
+        || {
+            subscribers::json_subscriber(Spans::Lean);
+            Subject::service(trace().layer(service()), Traffic::menu().logged())
+        },
+    ),
+];
+
+fn traced_router() -> Subject {
+    let router = router().layer(trace());
+    Subject::service(router.with_state(()), Traffic::menu().logged())
+}
+
+/// tower-http's layer as it comes, its span and its line after the response raised to INFO.
+fn trace() -> TraceLayer<SharedClassifier<ServerErrorsAsFailures>> {
+    TraceLayer::new_for_http()
+        .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
+        .on_response(DefaultOnResponse::new().level(Level::INFO))
+}

@@ -1,0 +1,153 @@
+//! The calls that a case is measured by.
+
+use std::{fmt::Debug, pin::pin};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT},
+};
+use http_body_util::BodyExt;
+use tower::{Service, ServiceExt};
+
+use super::sink;
+
+/// What is being measured: something that can be called many times, and checks each call.
+pub(crate) struct Subject {
+    calls: Box<dyn FnMut(u64) -> Result<(), String>>,
+    lines_per_call: u64,
+}
+
+impl Subject {
+    /// A service, called with one kind of request.
+    pub(crate) fn service<S, B>(mut service: S, traffic: Traffic) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + 'static,
+        S::Error: Debug,
+        B: http_body::Body,
+        B::Error: Debug,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be built");
+        let lines_per_call = traffic.lines;
+        let calls = move |calls| {
+            let all_calls = async {
+                for _ in 0..calls {
+                    call(&mut service, &traffic).await?;
+                }
+                Ok(())
+            };
+            runtime.block_on(tokio::task::unconstrained(all_calls))
+        };
+        Self {
+            calls: Box::new(calls),
+            lines_per_call,
+        }
+    }
+
+    /// A plain function that writes one log line.
+    pub(crate) fn line(mut write: impl FnMut() + 'static) -> Self {
+        let calls = move |calls| {
+            (0..calls).for_each(|_| write());
+            Ok(())
+        };
+        Self {
+            calls: Box::new(calls),
+            lines_per_call: 1,
+        }
+    }
+
+    /// Makes `calls` calls; returns after the last one, though its log line may still be on its way.
+    pub(crate) fn call(&mut self, calls: u64) -> Result<(), String> {
+        (self.calls)(calls)
+    }
+
+    /// Waits for the lines of `calls` calls made since there were `before` lines.
+    pub(crate) fn settle(&self, before: u64, calls: u64) -> Result<(), String> {
+        sink::settle(before + calls * self.lines_per_call)
+    }
+}
+
+async fn call<S, B>(service: &mut S, traffic: &Traffic) -> Result<(), String>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Debug,
+    B: http_body::Body,
+    B::Error: Debug,
+{
+    let failed = |error| format!("the service failed: {error:?}");
+    let ready = service.ready().await.map_err(failed)?;
+    let response = ready.call(traffic.request()).await.map_err(failed)?;
+    if response.status() != traffic.expected {
+        return Err(format!("answered {}", response.status()));
+    }
+    let mut body = pin!(response.into_body());
+    while let Some(frame) = body.frame().await {
+        frame.map_err(|error| format!("the body failed: {error:?}"))?;
+    }
+    Ok(())
+}
+
+/// A request as hyper would make it, and what is to come of it.
+pub(crate) struct Traffic {
+    path: Bytes,
+    headers: Vec<(HeaderName, Bytes)>,
+    expected: StatusCode,
+    lines: u64,
+}
+
+impl Traffic {
+    /// `GET /menu` with four headers, answered 200, no log line.
+    pub(crate) fn menu() -> Self {
+        let received =
+            Bytes::from_static(b"localhost:3000 plimsoll-benches/0.1 */* gzip, deflate, br");
+        Self {
+            path: Bytes::from_static(b"/menu"),
+            headers: vec![
+                (HOST, received.slice(0..14)),
+                (USER_AGENT, received.slice(15..35)),
+                (ACCEPT, received.slice(36..39)),
+                (ACCEPT_ENCODING, received.slice(40..)),
+            ],
+            expected: StatusCode::OK,
+            lines: 0,
+        }
+    }
+
+    /// The client sends a request id.
+    pub(crate) fn with_id(mut self) -> Self {
+        let id = Bytes::from_static(b"9f4c2a63-52f0-4c5b-9d6e-0d4f7a1b2c3d");
+        self.headers
+            .push((HeaderName::from_static("x-request-id"), id));
+        self
+    }
+
+    /// The handler panics, and 500 is the answer.
+    pub(crate) fn panicking(mut self) -> Self {
+        self.path = Bytes::from_static(b"/panic");
+        self.expected = StatusCode::INTERNAL_SERVER_ERROR;
+        self
+    }
+
+    /// Each call must write exactly one log line.
+    pub(crate) fn logged(mut self) -> Self {
+        self.lines = 1;
+        self
+    }
+
+    /// One request: its header map has room for all headers at once, and their values share one buffer.
+    fn request(&self) -> Request<Body> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            let value = HeaderValue::from_maybe_shared(value.clone()).expect("a legal value");
+            headers.append(name, value);
+        }
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_maybe_shared(self.path.clone()).expect("a legal path");
+        *request.headers_mut() = headers;
+        request
+    }
+}
