@@ -6,6 +6,7 @@
     deny(
         clippy::arithmetic_side_effects,
         clippy::dbg_macro,
+        clippy::disallowed_methods,
         clippy::exit,
         clippy::indexing_slicing,
         clippy::let_underscore_future,
@@ -20,7 +21,6 @@
         clippy::unwrap_used
     )
 )]
-#![deny(clippy::disallowed_methods)]
 // The core serves all layers: what only a layer that is switched off would use is no dead code.
 #![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
 
