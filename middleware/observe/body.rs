@@ -220,7 +220,7 @@ where
                 this.inner.set(None);
                 let last = this.rest.failed(&*error);
                 this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                Poll::Ready(Some(last.ok_or(error)))
             }
             None => {
                 this.inner.set(None);
@@ -233,7 +233,7 @@ where
                     }
                     Ended::Short(error, last) => {
                         this.watch.end(End::Failed(Fault::of(&*error)));
-                        Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                        Poll::Ready(Some(last.ok_or(error)))
                     }
                 }
             }
