@@ -160,6 +160,14 @@ impl Scope {
         }
     }
 
+    /// A scope of no call.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            frame: None,
+            span: Span::none(),
+        }
+    }
+
     /// When the outermost layer took the call.
     pub(crate) fn started(&mut self) -> Instant {
         let _entered = self.enter();

@@ -254,6 +254,27 @@ where
     }
 }
 
+/// An empty body that nobody observes: what layers further out answer with that answer in the service's place, as
+/// tower-http's `TimeoutLayer` and `CorsLayer` do.
+impl<B, O> Default for ResponseBody<B, O>
+where
+    O: Observer,
+{
+    fn default() -> Self {
+        let rest = Rest {
+            status: Status::Settled,
+            length: None,
+            is_sent: false,
+        };
+        Self {
+            inner: None,
+            rest,
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
+    }
+}
+
 /// How a body ended that said nothing more.
 enum Ended {
     Well(Option<Box<HeaderMap>>),

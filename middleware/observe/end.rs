@@ -89,6 +89,10 @@ impl<O: Observer> Watch<O> {
         Self(Some(observer))
     }
 
+    pub(crate) fn of_nobody() -> Self {
+        Self(None)
+    }
+
     pub(crate) fn observer(&mut self) -> Option<&mut O> {
         self.0.as_mut()
     }

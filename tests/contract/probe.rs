@@ -27,7 +27,7 @@ pub(crate) struct Seen(Arc<SeenInner>);
 pub(crate) struct SeenInner {
     calls: AtomicUsize,
     unready: AtomicUsize,
-    last: Mutex<Option<Request<Bytes>>>,
+    last: Mutex<Option<Request<Full<Bytes>>>>,
     token: Arc<()>,
 }
 
@@ -45,7 +45,7 @@ impl Seen {
         Arc::strong_count(&self.0.token) - 1
     }
 
-    pub(crate) fn last(&self) -> Request<Bytes> {
+    pub(crate) fn last(&self) -> Request<Full<Bytes>> {
         self.0
             .last
             .lock()
@@ -136,7 +136,7 @@ impl Clone for Probe {
     }
 }
 
-impl Service<Request<Bytes>> for Probe {
+impl Service<Request<Full<Bytes>>> for Probe {
     type Response = Response<ProbeBody>;
     type Error = ProbeError;
     type Future = ProbeFuture;
@@ -146,7 +146,7 @@ impl Service<Request<Bytes>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Bytes>) -> ProbeFuture {
+    fn call(&mut self, request: Request<Full<Bytes>>) -> ProbeFuture {
         let seen = &self.seen.0;
         seen.calls.fetch_add(1, Ordering::Relaxed);
         if !std::mem::take(&mut self.ready) {
@@ -257,7 +257,7 @@ impl Body for ProbeBody {
 #[derive(Clone)]
 pub(crate) struct OnOneThread(pub(crate) Rc<()>);
 
-impl Service<Request<Bytes>> for OnOneThread {
+impl Service<Request<Full<Bytes>>> for OnOneThread {
     type Response = Response<Full<Bytes>>;
     type Error = ProbeError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ProbeError>>>>;
@@ -266,7 +266,7 @@ impl Service<Request<Bytes>> for OnOneThread {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
+    fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
         let held = Rc::clone(&self.0);
         Box::pin(async move {
             drop(held);
