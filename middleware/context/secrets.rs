@@ -6,7 +6,7 @@ use http::{
     uri::PathAndQuery,
 };
 
-use super::{Scope, current, update};
+use super::{Scope, current};
 use crate::protocol::code::percent_decode;
 
 /// Shorter values are not searched for in texts: they would hit by chance.
@@ -36,12 +36,13 @@ impl Secrets {
     /// Keeps those of this request for the time of its call.
     #[inline]
     pub(crate) fn keep<B>(request: &Request<B>, more: &[HeaderName], scope: &mut Scope) {
-        let _entered = scope.enter();
-        let looked_for = current(|frame| frame.secrets().is_some()).unwrap_or_default();
         let (headers, uri) = (request.headers(), request.uri());
-        if (!looked_for || !more.is_empty()) && Self::are_in(headers, uri, more) {
-            update(|frame| frame.secrets_mut().remember(headers, uri, more));
-        }
+        scope.update(|frame| {
+            let sought = frame.seek_secrets();
+            if (!sought || !more.is_empty()) && Self::are_in(headers, uri, more) {
+                frame.secrets_mut().remember(headers, uri, more);
+            }
+        });
     }
 
     /// Whether this request has any.

@@ -67,7 +67,7 @@ impl Record {
     where
         B: Body + 'static,
     {
-        let protocol = Protocol::of(request.headers());
+        let protocol = scope.protocol(&request);
         let mut record = Self {
             settings: Arc::clone(settings),
             started: scope.started(),
