@@ -343,7 +343,7 @@ impl fmt::Debug for Frame {
 }
 
 /// Runs this as if within a call with this id, a trace and these fields.
-#[cfg(all(test, feature = "access-log"))]
+#[cfg(test)]
 pub(crate) fn pretend<R>(
     id: &str,
     fields: Vec<(&'static str, FieldValue)>,

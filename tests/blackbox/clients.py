@@ -2,9 +2,12 @@
 
 import base64
 import http.client
+import io
 import itertools
+import queue
 import socket
 import subprocess
+import threading
 import urllib.parse
 from dataclasses import dataclass, field
 
@@ -72,8 +75,22 @@ def head(method, path, headers=(), host=b"test"):
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def read_answer(sock, method="GET"):
-    response = http.client.HTTPResponse(sock, method=method)
+class KeptOpen(io.BufferedReader):
+    """What is read of a connection, for one answer after another."""
+
+    def __init__(self, sock):
+        super().__init__(socket.SocketIO(sock, "r"))
+
+    def makefile(self, _):
+        return self
+
+    def close(self):
+        """The connection is closed by who opened it."""
+
+
+def read_answer(connection, method="GET"):
+    """The next answer on a socket or, where several come, on its `KeptOpen`."""
+    response = http.client.HTTPResponse(connection, method=method)
     answer = Answer()
     try:
         response.begin()
@@ -145,7 +162,9 @@ class Http2:
         fields = pseudo + [(as_bytes(name), as_bytes(value)) for name, value in headers]
         self.connection.send_headers(stream, fields, end_stream=end and body is None)
         if body is not None:
-            self.connection.send_data(stream, body, end_stream=end)
+            most = self.connection.max_outbound_frame_size
+            for at in range(0, len(body), most) or [0]:
+                self.connection.send_data(stream, body[at:at + most], end_stream=end and at + most >= len(body))
         self.answers[stream] = Answer()
         self.flush()
         return stream
@@ -157,7 +176,10 @@ class Http2:
 
     def read_until(self, holds):
         while not holds():
-            data = self.sock.recv(65536)
+            try:
+                data = self.sock.recv(65536)
+            except ConnectionResetError:
+                data = b""
             if not data:
                 self.gone = self.gone or "eof"
             else:
@@ -292,6 +314,41 @@ def grpc_web_body(answer):
     if "text" in (answer.all("content-type") or [""])[0]:
         body = b"".join(base64.b64decode(part + b"==") for part in body.split(b"="))
     return body
+
+
+# -- an upstream that never answers
+
+
+class Hanging:
+    """Takes calls and leaves them waiting: that a call has come here shows that it is under way."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.url = "http://{}:{}".format(*self.listener.getsockname())
+        self.paths = queue.Queue()
+        self.taken = []
+        threading.Thread(target=self.take, daemon=True).start()
+
+    def take(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return  # closed
+            self.taken.append(sock)
+            self.paths.put(KeptOpen(sock).readline().split()[1].decode())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for sock in self.taken:
+            sock.close()
+
+    def next_path(self):
+        return self.paths.get(timeout=PATIENCE)
 
 
 # -- curl

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from clients import (
-    GRPC, SERVICE, Answer, Grpc, Http2, abandon_http1, abandon_http2, blob, connect, framed, head, http1, http2, new_id, raw_grpc, read_answer,
+    GRPC, SERVICE, Answer, Grpc, Hanging, Http2, abandon_http1, abandon_http2, blob, connect, framed, head, http1, http2, new_id, raw_grpc, read_answer,
 )
 
 # What to compare of a line: a value, or a predicate of it.
@@ -78,10 +78,6 @@ def reset_upload(method, path, headers, body):
             connection.reset(stream)
 
     return ask
-
-
-def leave_before_the_head(server, wanted):
-    abandon_http1(server.http, "/sleep/600000", ids(wanted))
 
 
 def leave_before_the_head_http2(server, wanted):
@@ -157,7 +153,6 @@ CELLS = [
     Cell("E6 an upload that is reset, grpc", reset_upload("POST", SERVICE + "Upload", GRPC, framed(blob(b"ten bytes."))), {},
          {"outcome": lambda value: value in ("request_body_error", "client_gone"), "bytes_in": 17}),
     # E7, E8: the client goes away
-    Cell("E7 gone before the head, http1", leave_before_the_head, {}, {"outcome": "client_gone", "status": ABSENT}),
     Cell("E7 gone before the head, http2", leave_before_the_head_http2, {}, {"outcome": "client_gone", "status": ABSENT}),
     Cell("E7 gone before the head, grpc", leave_before_the_head_grpc, {}, {"outcome": "client_gone", "status": ABSENT, "grpc_status": ABSENT}),
     Cell("E8 gone in the body, http1", leave_in_the_body, {},
@@ -224,11 +219,27 @@ def test_the_client_and_the_line_agree(server, cell):
     assert len(server.accesses(wanted)) == 1
 
 
+def test_a_client_of_http1_that_goes_before_the_head_is_told(start):
+    """E7. That the call has reached an upstream shows that it had begun."""
+    with Hanging() as upstream:
+        server = start(TB_UPSTREAM=upstream.url)
+        for reset in (False, True):
+            wanted = new_id("gone")
+            with connect(server.http) as sock:
+                sock.sendall(head("GET", f"/up/{wanted}", ids(wanted)))
+                assert upstream.next_path() == f"/{wanted}"
+                if reset:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            line = server.access(wanted)
+            assert line["outcome"] == "client_gone" and "status" not in line, line
+            assert len(server.accesses(wanted)) == 1
+
+
 def test_a_task_that_dies_is_told_with_its_cause(server):
     """E13"""
-    http1(server.http, "/panic?where=spawn&msg=a-task-dies")
+    http1(server.http, "/panic?where=spawn")
     died = server.wait(lambda lines: next((line for line in lines if line.get("event") == "task_died"), None), "of the task")
-    assert "a-task-dies" in str(died) and died["level"] == "ERROR", died
+    assert "a panic on demand" in str(died) and died["level"] == "ERROR", died
     assert http1(server.http, "/ok").status == 200
 
 

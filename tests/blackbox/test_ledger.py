@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import grpc as grpcio
-from clients import GRPC, SERVICE, Grpc, Http2, blob, connect, framed, head, new_id, read_answer
+from clients import GRPC, SERVICE, Grpc, Hanging, Http2, KeptOpen, blob, connect, framed, head, new_id, read_answer
 from server import LONG
 
 SCALE = 10 if LONG else 1
@@ -48,7 +48,7 @@ RPC = [
     ("Stream", b"n=5&size=2000", "ok", 0),
     ("Sleep", b"soon", "client_error", 3),
     ("Nothing", b"", "server_error", 12),
-    ("Up", b"/x", "server_error", 14),
+    ("Up", b"no path", "server_error", 14),
     ("Panic", b"call", "panic", 13),
     ("Panic", b"await", "panic", 13),
     ("Stream", b"n=5&fail=err&at=2", "server_error", 13),
@@ -94,10 +94,11 @@ def over_grpc(server, address, ledger, rounds):
                 assert answer.status == code, (method, data, answer)
 
 
-def cancel_http1(server, ledger, rounds):
+def cancel_http1(server, upstream, ledger, rounds):
     for number in range(rounds):
         with connect(server.http) as sock:
-            sock.sendall(head("GET", "/sleep/600000", [("x-request-id", ledger.enter("client_gone"))]))
+            sock.sendall(head("GET", "/up/on", [("x-request-id", ledger.enter("client_gone"))]))
+            upstream.next_path()  # the call is under way
             if number % 2:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closes with a reset
         with connect(server.http) as sock:
@@ -133,7 +134,11 @@ def cancel_grpcio(address, ledger, rounds):
 
 
 def test_each_call_has_one_line_with_its_outcome(start):
-    server = start(TB_DRAIN_MS=5000)
+    with Hanging() as upstream:
+        each_call_has_one_line(start(TB_UPSTREAM=upstream.url), upstream)
+
+
+def each_call_has_one_line(server, upstream):
     ledger = Ledger()
     rounds = 40 * SCALE
     get_sleep = ("GET", "/sleep/600000", None)
@@ -146,7 +151,7 @@ def test_each_call_has_one_line_with_its_outcome(start):
         partial(over_http2, server, ledger, rounds * 2),
         partial(over_grpc, server, server.grpc, ledger, rounds),
         partial(over_grpc, server, server.http, ledger, rounds),
-        partial(cancel_http1, server, ledger, rounds * 2),
+        partial(cancel_http1, server, upstream, ledger, rounds * 2),
         partial(cancel_http2, server.http, ledger, rounds * 2, (), get_sleep, get_stream),
         partial(cancel_http2, server.grpc, ledger, rounds * 2, GRPC, rpc_sleep, rpc_stream),
         partial(cancel_http2, server.http, ledger, rounds * 2, GRPC, rpc_sleep, rpc_stream),
@@ -170,8 +175,9 @@ def test_pipelined_calls_have_a_line_each(server):
     ids = [new_id("pipe") for _ in range(50)]
     with connect(server.http) as sock:
         sock.sendall(b"".join(head("GET", f"/items/{wanted}", [("x-request-id", wanted)]) for wanted in ids))
+        answers = KeptOpen(sock)
         for wanted in ids:
-            assert read_answer(sock).request_id == wanted
+            assert read_answer(answers).request_id == wanted
     for wanted in ids:
         server.access(wanted)
     assert all(len(server.accesses(wanted)) == 1 for wanted in ids)

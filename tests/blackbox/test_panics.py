@@ -1,5 +1,6 @@
 """R18, R49-R51, R53, E11-E14: a panic ends its own call, honestly, and nothing else."""
 
+import re
 import signal
 
 import pytest
@@ -7,7 +8,7 @@ from clients import GRPC, SERVICE, Grpc, Http2, blob, framed, http1, http2, new_
 from server import LONG, has
 
 WHERES = ["call", "await", "drop"]
-KINDS = [("str", "boom-text"), ("string", "boom-text"), ("int", None)]
+KINDS = [("str", "a panic on demand"), ("string", "a panic on demand"), ("int", None)]
 
 
 def panic_line(server, request_id):
@@ -19,11 +20,11 @@ def panic_line(server, request_id):
 @pytest.mark.parametrize("where", WHERES)
 def test_a_panic_is_a_500_with_a_reason_and_without_its_text(server, client, where, kind, text):
     wanted = new_id()
-    answer = client(server.http, f"/panic?where={where}&kind={kind}&msg=boom-text", [("x-request-id", wanted)])
+    answer = client(server.http, f"/panic?where={where}&kind={kind}", [("x-request-id", wanted)])
     assert (answer.status, answer.one("plimsoll-reason"), answer.request_id) == (500, "panic", wanted)
     assert answer.one("content-type") == "application/problem+json"
     assert answer.one("cache-control") == "no-store"
-    assert b"boom-text" not in answer.body and b".rs" not in answer.body
+    assert b"demand" not in answer.body and b".rs" not in answer.body
     line = server.access(wanted)
     assert (line["outcome"], line["status"], line["level"]) == ("panic", 500, "ERROR")
     told = panic_line(server, wanted)
@@ -118,38 +119,38 @@ def test_the_text_of_a_panic_never_leaves_and_is_cleaned_in_the_log(server):
 
 def test_a_task_that_panics_is_told(server):
     for ask in (
-        lambda wanted: http1(server.http, f"/panic?where=spawn&msg=task-{wanted}", [("x-request-id", wanted)]),
-        lambda wanted: raw_grpc(server.grpc, "Panic", f"spawn&msg=task-{wanted}", [("x-request-id", wanted)]),
+        lambda wanted: http1(server.http, "/panic?where=spawn", [("x-request-id", wanted)]),
+        lambda wanted: raw_grpc(server.grpc, "Panic", "spawn", [("x-request-id", wanted)]),
     ):
         wanted = new_id()
         assert ask(wanted).status == 200
-        died = server.wait(
-            lambda lines: next((line for line in lines if line.get("event") == "task_died" and f"task-{wanted}" in str(line)), None),
-            f"of the task that died in {wanted}",
-        )
-        assert died["request_id"] == wanted, "a task that a call spawned bears the call's id"
+        died = server.wait_line("of the task", event="task_died", request_id=wanted)
+        assert "a panic on demand" in str(died)
         assert died["level"] == "ERROR"
 
 
 def test_every_line_bears_the_id_of_its_own_call(server):
     """1 000 calls at once on few connections: what each logs names its own id."""
-    rounds = 20 if LONG else 10
+    rounds = 20 if LONG else 5
+    sent = set()
     for _ in range(rounds):
-        with Http2(server.http) as first, Http2(server.http) as second:
+        with Http2(server.grpc) as first, Http2(server.http) as second:
             begun = []
-            for number in range(100):
+            for number in range(200):
                 connection = (first, second)[number % 2]
                 wanted = new_id("own")
-                where = ("await", "drop", "call", "spawn")[number % 4]
-                path = f"/panic?where={where}&msg=says-{wanted}-said"
-                begun.append((connection, connection.send("GET", path, [("x-request-id", wanted)]), wanted))
+                where = ("await", "drop", "call", "spawn", "await")[number % 5]
+                body = framed(blob(f"{where}&msg=says-{wanted}-said"))
+                begun.append((connection, connection.send("POST", SERVICE + "Panic", [*GRPC, ("x-request-id", wanted)], body), wanted))
+                sent.add(f"says-{wanted}-said")
             for connection, stream, wanted in begun:
                 assert connection.answer(stream).request_id == wanted
-    server.wait(lambda lines: sum("-said" in str(line.get("message", line)) or "-said" in str(line) for line in lines) >= rounds * 100, "all panics")
-    for line in list(server.lines):
-        text = str({name: value for name, value in line.items() if name != "request_id"})
-        if "says-own-" in text:
-            assert f"says-{line.get('request_id')}-said" in text, line
+
+    def told(lines):
+        return {(text, line.get("request_id")) for line in lines for text in re.findall(r"says-own-\d+-said", str(line))}
+
+    server.wait(lambda lines: {text for text, _ in told(lines)} >= sent, "all panics")
+    assert {text: request_id for text, request_id in told(server.lines)} == {text: text[5:-5] for text in sent}
 
 
 @pytest.mark.parametrize("number", range(20))
@@ -160,9 +161,9 @@ def test_the_last_line_is_written_before_an_abort(start, tmp_path, number):
     before, wanted = new_id(), new_id()
     http1(server.http, "/ok", [("x-request-id", before)])
     if number % 2:
-        answer = http1(server.http, f"/panic?where=unwind&msg=last-{wanted}", [("x-request-id", wanted)])
+        answer = http1(server.http, "/panic?where=unwind", [("x-request-id", wanted)])
     else:
-        answer = raw_grpc(server.grpc, "Panic", f"unwind&msg=last-{wanted}", [("x-request-id", wanted)])
+        answer = raw_grpc(server.grpc, "Panic", "unwind", [("x-request-id", wanted)])
     assert answer.status is None
     server.expected_end = -signal.SIGABRT
     server.stop()
@@ -171,4 +172,5 @@ def test_the_last_line_is_written_before_an_abort(start, tmp_path, number):
     server.take(raw.splitlines())
     assert len(server.accesses(before)) == 1
     fatal = [line for line in server.lines if has(line, {"event": "panic", "fatal": True})]
-    assert len(fatal) == 1 and f"last-{wanted}" in str(fatal), fatal
+    assert fatal and fatal[-1] == server.lines[-1], server.lines[-3:]
+    assert all("a panic on demand" in str(line) and line["request_id"] == wanted for line in fatal), fatal

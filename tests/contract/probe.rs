@@ -158,7 +158,7 @@ impl Service<Request<Full<Bytes>>> for Probe {
             .expect("no test panics while it holds the lock") = Some(request);
         let token = Arc::clone(&seen.token);
         let body = ProbeBody {
-            token: Some(Arc::clone(&token)),
+            _token: Some(Arc::clone(&token)),
             ..self.body.clone()
         };
         ProbeFuture {
@@ -206,7 +206,8 @@ pub(crate) struct ProbeBody {
     pub(crate) fails: bool,
     pub(crate) unsized_: bool,
     pub(crate) gate: Gate,
-    pub(crate) token: Option<Arc<()>>,
+    /// Held for as long as the body is there.
+    pub(crate) _token: Option<Arc<()>>,
 }
 
 impl ProbeBody {

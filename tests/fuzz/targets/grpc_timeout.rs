@@ -23,9 +23,17 @@ fn expected(data: &[u8]) -> Option<Duration> {
         _ => return None,
     };
     let whole = amount * nanos;
-    Some(Duration::new((whole / 1_000_000_000) as u64, (whole % 1_000_000_000) as u32))
+    Some(Duration::new(
+        (whole / 1_000_000_000) as u64,
+        (whole % 1_000_000_000) as u32,
+    ))
 }
 
 fuzz_target!(|data: &[u8]| {
-    assert_eq!(GrpcTimeout::parse(data).ok().map(|timeout| timeout.duration()), expected(data));
+    assert_eq!(
+        GrpcTimeout::parse(data)
+            .ok()
+            .map(|timeout| timeout.duration()),
+        expected(data)
+    );
 });

@@ -65,7 +65,10 @@ struct Sink(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no target panics while it holds the lock").extend_from_slice(bytes);
+        self.0
+            .lock()
+            .expect("no target panics while it holds the lock")
+            .extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -80,45 +83,79 @@ static LOG: LazyLock<Log> = LazyLock::new(|| {
     let lines = Arc::<Mutex<Vec<u8>>>::default();
     let writer = Writer::new(Sink(Arc::clone(&lines))).expect("a writer");
     let subscribers = [Schema::Plain, Schema::Otel, Schema::Ecs, Schema::Gcp].map(|schema| {
-        let layer = JsonLayer::new(writer.clone()).service("fuzz\u{7f}").version("\"1\"").deployment("\u{9b}").schema(schema);
+        let layer = JsonLayer::new(writer.clone())
+            .service("fuzz\u{7f}")
+            .version("\"1\"")
+            .deployment("\u{9b}")
+            .schema(schema);
         Dispatch::new(tracing_subscriber::registry().with(layer))
     });
-    Log { lines, writer, subscribers: subscribers.into() }
+    Log {
+        lines,
+        writer,
+        subscribers: subscribers.into(),
+    }
 });
 
 fuzz_target!(|input: Input| {
     let log = &*LOG;
     let subscriber = &log.subscribers[usize::from(input.schema) % log.subscribers.len()];
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        tracing::dispatcher::with_default(subscriber, || run(&input));
-        log.writer.flush(Duration::from_secs(5)).expect("the sink takes all");
-        let written = std::mem::take(&mut *log.lines.lock().expect("no target panics while it holds the lock"));
-        check(&written);
+        let lines = tracing::dispatcher::with_default(subscriber, || run(&input));
+        log.writer
+            .flush(Duration::from_secs(5))
+            .expect("the sink takes all");
+        let written = std::mem::take(
+            &mut *log
+                .lines
+                .lock()
+                .expect("no target panics while it holds the lock"),
+        );
+        check(&written, lines);
     }));
     if let Err(panic) = caught {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
         eprintln!("{input:?}: {}", text.unwrap_or("a panic without a text"));
         std::process::abort();
     }
 });
 
-/// One call through all layers of the server, which logs on its way.
-fn run(input: &Input) {
-    let layers = (RequestIdLayer::new(), AccessLogLayer::new().call_span(), CatchPanicLayer::new());
-    let mut service = layers.0.layer(layers.1.layer(layers.2.layer(Handler(input.clone()))));
-    let path: String = input.path.chars().filter(|&letter| letter.is_ascii_graphic()).collect();
+/// One call through all layers of the server, which logs on its way. Returns how many lines that makes.
+fn run(input: &Input) -> usize {
+    let layers = (
+        RequestIdLayer::new(),
+        AccessLogLayer::new().call_span(),
+        CatchPanicLayer::new(),
+    );
+    let mut service = layers
+        .0
+        .layer(layers.1.layer(layers.2.layer(Handler(input.clone()))));
+    let path: String = input
+        .path
+        .chars()
+        .filter(|&letter| letter.is_ascii_graphic())
+        .collect();
     let mut request = Request::builder().uri(format!("/{path}"));
-    for (name, value) in ["x-request-id", "user-agent", "traceparent", "authorization"].into_iter().zip(&input.headers) {
+    for (name, value) in ["x-request-id", "user-agent", "traceparent", "authorization"]
+        .into_iter()
+        .zip(&input.headers)
+    {
         if let Ok(value) = HeaderValue::from_bytes(value) {
             request = request.header(name, value);
         }
     }
-    let Ok(request) = request.body(Full::<&[u8]>::default()) else { return };
+    let Ok(request) = request.body(Full::<&[u8]>::default()) else {
+        return 0;
+    };
     let mut call = pin!(service.call(request));
     match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => drop(answer),
         Poll::Pending => panic!("a handler that is always ready was pending"),
     }
+    5 + usize::from(input.panics)
 }
 
 #[derive(Clone)]
@@ -134,13 +171,32 @@ impl<B> Service<Request<B>> for Handler {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
-        let Input { message, field, chain, bytes, number, integer, span, own, panics, repeat, .. } = &self.0;
+        let Input {
+            message,
+            field,
+            chain,
+            bytes,
+            number,
+            integer,
+            span,
+            own,
+            panics,
+            repeat,
+            ..
+        } = &self.0;
         let long = field.repeat(usize::from(*repeat) % 2_000);
         let _entered = tracing::info_span!("a span", field = span.as_str(), level = span.as_str(), only = ?span).entered();
-        let _inner = tracing::info_span!("inner", field = %span, request_id = span.as_str()).entered();
+        let _inner =
+            tracing::info_span!("inner", field = %span, request_id = span.as_str()).entered();
         tracing::info!(field = field.as_str(), number, integer, "{message}");
         tracing::warn!(level = field.as_str(), timestamp = %field, target = ?field, service = message.as_str(), message = field.as_str());
-        tracing::error!(request_id = field.as_str(), trace_id = field.as_str(), event = field.as_str(), fields.level = 1, "{long}");
+        tracing::error!(
+            request_id = field.as_str(),
+            trace_id = field.as_str(),
+            event = field.as_str(),
+            fields.level = 1,
+            "{long}"
+        );
         tracing::info!(error = &Chain::of(chain) as &(dyn std::error::Error + 'static), bytes = &bytes[..], deep.er.name = ?bytes, long);
         access_log::field("own", own.clone());
         access_log::field("status", own.clone());
@@ -155,7 +211,10 @@ struct Chain(String, Option<Box<Chain>>);
 impl Chain {
     fn of(texts: &[String]) -> Self {
         match texts.split_first() {
-            Some((first, rest)) => Self(first.clone(), (!rest.is_empty()).then(|| Box::new(Self::of(rest)))),
+            Some((first, rest)) => Self(
+                first.clone(),
+                (!rest.is_empty()).then(|| Box::new(Self::of(rest))),
+            ),
             None => Self(String::new(), None),
         }
     }
@@ -173,10 +232,10 @@ impl std::error::Error for Chain {
     }
 }
 
-fn check(written: &[u8]) {
+fn check(written: &[u8], lines: usize) {
     let text = std::str::from_utf8(written).expect("UTF-8");
-    assert!(text.ends_with('\n'), "the last line is whole");
-    for line in text.trim_end_matches('\n').split('\n') {
+    assert_eq!(text.matches('\n').count(), lines, "lines in {text}");
+    for line in text.split_terminator('\n') {
         assert!(line.len() < MAX_LINE, "{} bytes", line.len());
         let bad = line.chars().find(|letter| letter.is_control());
         assert!(bad.is_none(), "{bad:?} in {line}");
