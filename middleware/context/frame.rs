@@ -231,6 +231,14 @@ impl Scope {
         }
     }
 
+    /// A scope of no call.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            frame: None,
+            span: Span::none(),
+        }
+    }
+
     /// Changes the frame. `None` where another task holds it.
     #[inline]
     pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut Frame) -> R) -> Option<R> {

@@ -12,13 +12,16 @@
 //! [`init`] and [`Setup`] do it all. For a subscriber of your own, [`JsonLayer`] is the formatter and [`Writer`] the
 //! queue and thread behind it.
 
+mod callsite;
 mod drain;
 mod escape;
+mod form;
 mod json;
 mod line;
 mod notice;
 mod queue;
 mod schema;
+mod scratch;
 mod setup;
 mod sink;
 mod span;
@@ -83,11 +86,6 @@ impl Drop for Log {
         }
     }
 }
-
-/// The guide's examples, compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/log.md")]
-struct Guide;
 
 #[cfg(test)]
 mod tests;

@@ -223,7 +223,7 @@ where
                 this.inner.set(None);
                 let last = this.rest.failed(&*error);
                 this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                Poll::Ready(Some(last.ok_or(error)))
             }
             None => {
                 this.inner.set(None);
@@ -236,7 +236,7 @@ where
                     }
                     Ended::Short(error, last) => {
                         this.watch.end(End::Failed(Fault::of(&*error)));
-                        Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                        Poll::Ready(Some(last.ok_or(error)))
                     }
                 }
             }
@@ -254,6 +254,27 @@ where
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// An empty body that nobody observes: what layers further out answer with that answer in the service's place, as
+/// tower-http's `TimeoutLayer` and `CorsLayer` do.
+impl<B, O> Default for ResponseBody<B, O>
+where
+    O: Observer,
+{
+    fn default() -> Self {
+        let rest = Rest {
+            status: Status::Settled,
+            length: None,
+            is_sent: false,
+        };
+        Self {
+            inner: None,
+            rest,
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
     }
 }
 
