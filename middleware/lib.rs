@@ -1,5 +1,6 @@
 //! Tower layers that keep a service upright under load and tell its operators what happened.
 
+#![forbid(unsafe_code)]
 // The gates: what swallows an error, what can panic, what reads the time or spawns in private.
 #![cfg_attr(
     not(test),

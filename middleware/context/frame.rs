@@ -13,6 +13,7 @@ thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
     /// Frames of calls that have ended, so that a call costs no allocation.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
 }
 
