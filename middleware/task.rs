@@ -182,7 +182,7 @@ impl<F: Future> Future for Caught<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut future = self.project().future;
-        let polled = panics::catch(false, || {
+        let polled = panics::catch("task", false, || {
             let polled = future
                 .as_mut()
                 .as_pin_mut()

@@ -13,6 +13,7 @@ thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
     /// Frames of calls that have ended, so that a call costs no allocation.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -272,6 +273,15 @@ impl Scope {
         }
     }
 
+    /// A scope of no call.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            frame: None,
+            strayed: false,
+            span: Span::none(),
+        }
+    }
+
     /// Changes the frame. `None` where another task holds it.
     #[inline]
     pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut Frame) -> R) -> Option<R> {
@@ -376,4 +386,24 @@ impl fmt::Debug for Frame {
             .field("request_id", &self.request_id)
             .finish_non_exhaustive()
     }
+}
+
+/// Runs this as if within a call with this id, a trace and these fields.
+#[cfg(all(test, feature = "access-log"))]
+pub(crate) fn pretend<R>(
+    id: &str,
+    fields: Vec<(&'static str, FieldValue)>,
+    run: impl FnOnce() -> R,
+) -> R {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = Request::builder().header(TRACEPARENT, parent).body(());
+    let mut scope = Scope::open(&mut request.expect("a request"));
+    scope.update(|frame| {
+        frame.set_request_id(&RequestId::parse(id).expect("an id"), false);
+        for (name, value) in fields {
+            assert!(frame.journal_mut().set_field(name, value));
+        }
+    });
+    let _entered = scope.enter();
+    run()
 }

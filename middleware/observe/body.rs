@@ -242,7 +242,7 @@ where
                 let error = error.into();
                 let last = this.rest.failed(&*error);
                 this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                Poll::Ready(Some(last.ok_or(error)))
             }
             None => match this.rest.ended() {
                 Ended::Well(trailers) => {
@@ -253,7 +253,7 @@ where
                 }
                 Ended::Short(error, last) => {
                     this.watch.end(End::Failed(Fault::of(&*error)));
-                    Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                    Poll::Ready(Some(last.ok_or(error)))
                 }
             },
         }
@@ -280,6 +280,27 @@ fn ends<E>(polled: &Poll<Option<Result<Frame<Bytes>, E>>>) -> bool {
         Poll::Pending => false,
         Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
         Poll::Ready(Some(Err(_)) | None) => true,
+    }
+}
+
+/// An empty body that nobody observes: what layers further out answer with that answer in the service's place, as
+/// tower-http's `TimeoutLayer` and `CorsLayer` do.
+impl<B, O> Default for ResponseBody<B, O>
+where
+    O: Observer,
+{
+    fn default() -> Self {
+        let rest = Rest {
+            status: Status::Settled,
+            length: None,
+            is_sent: false,
+        };
+        Self {
+            inner: None,
+            rest,
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
     }
 }
 

@@ -92,6 +92,10 @@ impl<O: Observer> Watch<O> {
         Self(Some(observer))
     }
 
+    pub(crate) fn of_nobody() -> Self {
+        Self(None)
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }

@@ -37,7 +37,7 @@ use crate::{
     context::{self, Cause, Scope},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
-    panics::{self, PanicFacts},
+    panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
 
@@ -383,7 +383,7 @@ impl Catcher {
     /// Runs this. When it panics, that is what became of the call, and there is no result.
     #[inline]
     fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
-        match panics::catch(self.backtraces, run) {
+        match panics::catch(place.label(), self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
                 context::note(Cause {
@@ -399,7 +399,7 @@ impl Catcher {
 
     /// Runs a destructor. What became of the call was settled before it.
     fn drop_guarded(&self, run: impl FnOnce()) {
-        if let Err(facts) = panics::catch(self.backtraces, run) {
+        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
             self.caught(Place::Drop, &facts);
         }
     }
@@ -407,7 +407,7 @@ impl Catcher {
     #[cold]
     fn caught(&self, place: Place, facts: &PanicFacts) {
         self.state.count(place).fetch_add(1, Ordering::Relaxed);
-        facts.write_line(place.label(), false);
+        facts.write_line(Fate::Caught);
         if let Some(burst) = &self.state.burst {
             let too_many = burst
                 .lock()

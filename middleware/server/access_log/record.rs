@@ -13,7 +13,9 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{self, Failure, Journal, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    context::{
+        self, Cause, Failure, Journal, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope,
+    },
     observe::{End, Intake, Observer, observe_request},
     outcome::Outcome,
     protocol::{GrpcCode, Protocol, code::message_of},
@@ -129,14 +131,23 @@ impl Observer for Record {
         if status.is_server_error() {
             context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
-        let failure = extensions
-            .get::<Failure>()
-            .map(|failure| context::chain(failure.error()));
+        let failure = extensions.get::<Failure>();
+        let told = failure.map(|failure| context::chain(failure.error()));
+        if let Some(error) = told
+            .clone()
+            .filter(|_| failure.is_some_and(Failure::is_upstream))
+        {
+            context::note(Cause {
+                outcome: Outcome::UpstreamError,
+                layer: "",
+                error,
+            });
+        }
         self.head = Some(Head {
             at: clock::now(),
             status,
             grpc,
-            error: failure.or_else(|| message_if_failed(grpc, headers)),
+            error: told.or_else(|| message_if_failed(grpc, headers)),
             rejection: extensions.get::<Rejection>().cloned(),
             id,
         });
