@@ -111,6 +111,15 @@ impl Frame {
         self.request_id.as_ref()
     }
 
+    /// Whether this is the frame of the call with this id, as far as ids tell.
+    #[inline]
+    fn is_of(&self, id: Option<&RequestId>) -> bool {
+        match (id, &self.request_id) {
+            (Some(id), Some(own)) => id == own,
+            _ => true,
+        }
+    }
+
     pub(crate) fn id_replaced(&self) -> bool {
         self.id_replaced
     }
@@ -197,6 +206,8 @@ pub(crate) fn note(cause: Cause) {
 pub struct Scope {
     /// Of the outermost layer only.
     frame: Option<Box<Frame>>,
+    /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
+    strayed: bool,
     span: Span,
 }
 
@@ -215,12 +226,41 @@ impl Scope {
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
-        let marked =
-            extensions.get::<RequestId>().is_some() || extensions.get::<InCall>().is_some();
-        let joined = marked && current(|_| ()).is_some();
+        let id = extensions.get::<RequestId>();
+        let marked = id.is_some() || extensions.get::<InCall>().is_some();
+        let joined = marked && current(|frame| frame.is_of(id)).unwrap_or_default();
+        let frame = (!joined).then(|| {
+            let mut frame = Frame::of(request);
+            frame.request_id = id.cloned();
+            frame
+        });
         Self {
-            frame: (!joined).then(|| Frame::of(request)),
+            frame,
+            strayed: marked && !joined,
             span: Span::none(),
+        }
+    }
+
+    /// Joins the frame of the call once this runs within it. What was noted elsewhere comes along.
+    #[cold]
+    fn return_home(&mut self) {
+        let Some(own) = &mut self.frame else {
+            return;
+        };
+        let returned = own.request_id.is_some()
+            && update(|frame| {
+                let home = frame.request_id == own.request_id;
+                if home && let Some(journal) = own.journal.take() {
+                    frame.journal_mut().append(*journal);
+                }
+                home
+            })
+            .unwrap_or_default();
+        if returned {
+            self.strayed = false;
+            if let Some(own) = self.frame.take() {
+                own.give_back();
+            }
         }
     }
 
@@ -228,6 +268,7 @@ impl Scope {
     pub(super) fn of_ids(ids: Option<Box<Frame>>) -> Self {
         Self {
             frame: ids,
+            strayed: false,
             span: Span::current(),
         }
     }
@@ -236,6 +277,7 @@ impl Scope {
     pub(crate) fn of_nothing() -> Self {
         Self {
             frame: None,
+            strayed: false,
             span: Span::none(),
         }
     }
@@ -270,6 +312,9 @@ impl Scope {
     /// Puts the frame in place until the guard is dropped.
     #[inline]
     pub fn enter(&mut self) -> Entered<'_> {
+        if self.strayed {
+            self.return_home();
+        }
         let owned = self.frame.is_some();
         if owned {
             swap(&mut self.frame);
@@ -284,6 +329,7 @@ impl Scope {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             frame: self.frame.take(),
+            strayed: self.strayed,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }
