@@ -12,6 +12,8 @@ import xml.etree.ElementTree as xml
 from collections import defaultdict
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class Count:
     def __init__(self):
@@ -20,7 +22,7 @@ class Count:
 
 def of_nextest(path, counts):
     for suite in xml.parse(path).getroot().iter("testsuite"):
-        count = counts[suite.get("name")]
+        count = counts[suite.get("name").replace("-", "_")]
         for case in suite.iter("testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
                 count.failed += 1
@@ -30,16 +32,15 @@ def of_nextest(path, counts):
                 count.passed += 1
 
 
-def of_cargo_test(path, counts, prefix=""):
+def of_cargo_test(path, counts):
     """`Running tests/contract.rs (target/debug/deps/contract-0123)`, then `test result: ok. 12 passed; ...`."""
     name = None
     for line in Path(path).read_text(errors="replace").splitlines():
-        if found := re.match(r"\s*Running (\S+) (\S+) \(\S*?deps/(\w+)-[0-9a-f]+\)", line):
-            source, crate = found[2], found[3].replace("_", "-")
+        if found := re.match(r"\s*Running (?:unittests )?(\S+) \(\S*?deps/(\w+)-[0-9a-f]+\)", line):
+            source, crate = found[1], found[2]
             if source.startswith("tests/"):
-                name = f"plimsoll::{Path(source).stem}"
-            elif source == "middleware/lib.rs":
-                name = "plimsoll"
+                owner = "plimsoll" if (ROOT / source).exists() else next(ROOT.glob(f"*/*/{source}")).parts[-3]
+                name = f"{owner}::{crate}"
             else:
                 name = f"{crate}::bin/{crate}" if source.endswith("main.rs") else crate
         elif found := re.match(r"\s*Doc-tests (\S+)", line):
@@ -49,7 +50,6 @@ def of_cargo_test(path, counts, prefix=""):
             count.passed += int(found[1])
             count.failed += int(found[2])
             count.skipped += int(found[3])
-    return counts
 
 
 def of_pytest(path, counts):
