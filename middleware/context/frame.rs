@@ -1,10 +1,10 @@
-use std::{cell::RefCell, fmt, time::Instant};
+use std::{cell::RefCell, fmt, sync::Arc, time::Instant};
 
 use http::Request;
 use tracing::{Span, span};
 
 use super::{Cause, FieldValue, Journal, RequestId, Secrets, TraceContext};
-use crate::clock;
+use crate::{clock, observe::Intake};
 
 thread_local! {
     /// The frame of the call that is being polled on this thread.
@@ -22,6 +22,8 @@ pub(crate) struct Frame {
     id_replaced: bool,
     trace: Option<TraceContext>,
     secrets: Option<Secrets>,
+    /// What was read of the request's body, once a layer watches it.
+    intake: Option<Arc<Intake>>,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -34,6 +36,7 @@ impl Frame {
             id_replaced: false,
             trace,
             secrets: None,
+            intake: None,
             journal: None,
         }
     }
@@ -70,17 +73,22 @@ impl Frame {
             .map_or(&[], |journal| journal.fields())
     }
 
-    /// Takes what was noted, to judge by it.
-    pub(crate) fn take_journal(&mut self) -> Option<Box<Journal>> {
-        self.journal.take()
-    }
-
-    pub(crate) fn put_journal(&mut self, journal: Box<Journal>) {
-        self.journal = Some(journal);
+    /// What was noted, to judge by it.
+    #[inline]
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
     }
 
     pub(crate) fn journal_mut(&mut self) -> &mut Journal {
         self.journal.get_or_insert_default()
+    }
+
+    pub(crate) fn intake(&self) -> Option<&Arc<Intake>> {
+        self.intake.as_ref()
+    }
+
+    pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
+        self.intake = Some(intake);
     }
 
     pub(crate) fn secrets(&self) -> Option<&Secrets> {
@@ -99,6 +107,7 @@ impl Frame {
             trace: self.trace.clone(),
             started: self.started,
             secrets: None,
+            intake: None,
             journal: None,
         }
     }
