@@ -6,6 +6,7 @@
 pub mod client;
 pub mod clock;
 pub mod context;
+pub mod gauge;
 pub mod observe;
 pub mod outcome;
 mod panics;
