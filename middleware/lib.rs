@@ -7,6 +7,10 @@ pub mod client;
 pub mod clock;
 pub mod context;
 pub mod gauge;
+#[cfg(all(doctest, feature = "full"))]
+mod guide;
+#[cfg(feature = "access-log")]
+pub mod log;
 pub mod observe;
 pub mod outcome;
 mod panics;

@@ -80,11 +80,6 @@ impl Witness {
     }
 
     #[inline]
-    pub(crate) fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
-    #[inline]
     pub(crate) fn head(&self) -> Option<&Head> {
         self.head.as_ref()
     }

@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method, Request, Response, header::USER_AGENT, uri::PathAndQuery};
+use http::{
+    HeaderValue, Method, Request, Response,
+    header::{SET_COOKIE, USER_AGENT},
+    uri::PathAndQuery,
+};
 use http_body::Body;
 use tracing::{Level, Span};
 
@@ -12,7 +16,7 @@ use crate::{
     context::{self, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
     observe::{End, Observer, Verdict, Witness},
     outcome::Outcome,
-    protocol::{GrpcCode, Protocol},
+    protocol::GrpcCode,
     rejection::Rejection,
 };
 
@@ -49,7 +53,7 @@ impl Record {
     where
         B: Body + 'static,
     {
-        let protocol = Protocol::of(request.headers());
+        let protocol = scope.protocol(&request);
         let (request, witness) = Witness::begin(request, protocol, scope);
         let record = Self {
             settings: Arc::clone(settings),
@@ -100,7 +104,7 @@ impl Observer for Record {
                 .and_then(|id| RequestId::from_header(id).ok())
         };
         if response.status().is_server_error() {
-            context::update(|frame| frame.secrets_mut().remember_cookies_set(headers));
+            context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
         self.head = Some(Head {
             at: clock::now(),

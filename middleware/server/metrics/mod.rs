@@ -42,7 +42,6 @@ use crate::{
     gauge::Gauges,
     observe::{BoxError, ResponseBody, ResponseFuture, Witness},
     outcome::Outcome,
-    protocol::Protocol,
 };
 
 /// A list of methods that replaces the known ones, as OpenTelemetry names it.
@@ -232,7 +231,7 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut scope = Scope::open(&mut request);
         let started = scope.started();
-        let protocol = Protocol::of(request.headers());
+        let protocol = scope.protocol(&request);
         let uri = request.uri();
         let https = self.https;
         let (ledger, asked) = self.books.begin(
