@@ -14,6 +14,7 @@
 
 mod drain;
 mod escape;
+mod gauges;
 mod json;
 mod line;
 mod notice;

@@ -64,7 +64,7 @@ struct Registry {
     numbers: Map<Arc<str>, Place>,
 }
 
-/// The entries of the calls that began on one thread.
+/// The entries of the calls that began on one thread, wherever they end.
 pub(super) struct Ledger {
     core: Arc<Core>,
     page: Mutex<Page>,
@@ -369,25 +369,21 @@ impl Balance {
     fn strike(&mut self, books: &Books) {
         let core = &*books.core;
         let mut totals = vec![(0_u64, 0_u64); self.reported.len()];
-        // First all that ended, then all that began: so no call is seen to end that was not seen to begin.
         for ledger in &books.ledgers {
             self.drain(&mut lock(&ledger.page), &mut totals);
-        }
-        for ledger in &books.ledgers {
-            let page = lock(&ledger.page);
-            for (total, count) in totals.iter_mut().zip(&page.started) {
-                total.0 = total.0.saturating_add(*count);
-            }
         }
         self.record(core);
         self.report_slots(core, &totals);
         self.watched.read();
     }
 
-    /// Takes what is on a page. The lock is held for copies only.
+    /// Takes what is on a page. The lock is held for copies only. A call begins and ends on one page, so that no call
+    /// is ever seen to end that was not seen to begin.
     fn drain(&mut self, page: &mut Page, totals: &mut [(u64, u64)]) {
-        for (total, count) in totals.iter_mut().zip(&page.ended) {
-            total.1 = total.1.saturating_add(*count);
+        let counts = page.started.iter().zip(&page.ended);
+        for (total, (started, ended)) in totals.iter_mut().zip(counts) {
+            total.0 = total.0.saturating_add(*started);
+            total.1 = total.1.saturating_add(*ended);
         }
         for tally in page.tallies.values_mut().filter(|tally| tally.ended > 0) {
             let (series, samples) = (Arc::clone(&tally.series), tally.samples.len());
