@@ -331,7 +331,7 @@ async fn the_status_of_grpc_comes_from_where_it_is() {
             1,
         ),
         (
-            format!("error.type=body_error,rpc.method=shop.Barista/Wash,rpc.system.name=grpc"),
+            "error.type=body_error,rpc.method=shop.Barista/Wash,rpc.system.name=grpc".to_owned(),
             2,
         ),
         (
@@ -559,7 +559,7 @@ async fn ten_thousand_cancels_leave_nothing_in_flight() {
             }
         }
         drop(future);
-        if state % 997 == 0 {
+        if state.is_multiple_of(997) {
             assert!(sum(&scrape.read(), "plimsoll.requests.in_flight") >= 0);
         }
     }
@@ -586,7 +586,7 @@ async fn the_books_balance_in_every_scrape_and_exactly_at_rest() {
         }
     });
     let callers = tokio::task::JoinSet::from_iter(callers);
-    while callers.len() > 0 && sum(&scrape.read(), "plimsoll.requests") < 15_000 {
+    while !callers.is_empty() && sum(&scrape.read(), "plimsoll.requests") < 15_000 {
         let values = scrape.read();
         let in_flight = sum(&values, "plimsoll.requests.in_flight");
         assert!((0..=4).contains(&in_flight), "{in_flight}");

@@ -43,34 +43,38 @@ pub(crate) struct Verdict {
 }
 
 impl Witness {
-    /// Begins to watch. The request's body is watched once a call, whichever layer is the first.
+    /// Begins to watch a call that speaks this.
     #[inline]
-    pub(crate) fn begin<B: Body + 'static>(
-        request: Request<B>,
-        protocol: Protocol,
-        scope: &mut Scope,
-    ) -> (Request<B>, Self) {
-        let mut witness = Self {
+    pub(crate) fn of(protocol: Protocol) -> Self {
+        Self {
             protocol,
             intake: None,
             head: None,
             keeps_texts: false,
-        };
-        if request.body().is_end_stream() {
-            return (request, witness);
         }
-        let _entered = scope.enter();
-        witness.intake = context::current(|frame| frame.intake().cloned()).flatten();
-        if witness.intake.is_some() {
-            return (request, witness);
+    }
+
+    /// Watches the request's body too. That is done once a call, by whichever layer is the first.
+    #[inline]
+    pub(crate) fn watch<B: Body + 'static>(
+        &mut self,
+        request: Request<B>,
+        scope: &mut Scope,
+    ) -> Request<B> {
+        if request.body().is_end_stream() {
+            return request;
+        }
+        self.intake = scope.update(|frame| frame.intake().cloned()).flatten();
+        if self.intake.is_some() {
+            return request;
         }
         let (head, body) = request.into_parts();
         let (body, intake) = observe_request(body);
         if let Some(intake) = &intake {
-            context::update(|frame| frame.set_intake(Arc::clone(intake)));
+            scope.update(|frame| frame.set_intake(Arc::clone(intake)));
         }
-        witness.intake = intake;
-        (Request::from_parts(head, body), witness)
+        self.intake = intake;
+        Request::from_parts(head, body)
     }
 
     /// Also keeps the texts that [`Witness::explain`] tells.

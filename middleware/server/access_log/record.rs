@@ -54,11 +54,12 @@ impl Record {
         B: Body + 'static,
     {
         let protocol = scope.protocol(&request);
-        let (request, witness) = Witness::begin(request, protocol, scope);
+        let mut witness = Witness::of(protocol).keeping_texts();
+        let request = witness.watch(request, scope);
         let record = Self {
             settings: Arc::clone(settings),
             started: scope.started(),
-            witness: witness.keeping_texts(),
+            witness,
             protocol_label: protocol.label(request.version()),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),

@@ -22,11 +22,14 @@ use super::{
     Settings,
     hash::Map,
     instruments::{HTTP_DURATION, Instruments, Names, RPC_DURATION, method, protocol, scheme},
-    labels::{Asked, Labels, Methods, OTHER, Place, Wire},
+    labels::{Asked, Labels, Place, Wire},
     series::{Sample, Series, Tally},
     watch::Watched,
 };
-use crate::clock;
+use crate::{
+    clock,
+    protocol::{Methods, OTHER},
+};
 
 /// At most one line about lack of series in this time.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
@@ -85,7 +88,7 @@ struct Page {
 impl Books {
     /// Opens the books. From then on the meter's provider asks for them whenever it collects.
     pub(super) fn open(meter: &Meter, settings: Settings) -> Arc<Self> {
-        let methods = settings.methods();
+        let methods = Methods::chosen(settings.known_methods.as_deref());
         let slots = Wire::ALL
             .len()
             .saturating_mul(methods.numbers())

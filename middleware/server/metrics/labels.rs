@@ -1,73 +1,14 @@
 //! What tells one series of calls from another: small numbers that pack into one word.
 
-use http::{Method, StatusCode, Version};
+use std::borrow::Cow;
+
+use http::{StatusCode, Version};
 
 use crate::{
     outcome::{Fault, Outcome},
     protocol::{GrpcCode, Protocol},
     rejection::Reason,
 };
-
-/// What a method is called that is not known: a caller may send any token as one.
-pub(super) const OTHER: &str = "_OTHER";
-
-/// The most methods that can be known: five bits of a key, less one for the others.
-const MAX_METHODS: usize = 31;
-
-/// The methods that are named in metrics; all others are [`OTHER`].
-#[derive(Clone, Debug)]
-pub(super) struct Methods(Vec<Method>);
-
-impl Methods {
-    /// Those of RFC 9110, PATCH (RFC 5789) and QUERY; what the semantic conventions of OpenTelemetry take as known.
-    pub(super) fn standard() -> Self {
-        let query = Method::from_bytes(b"QUERY").expect("a token");
-        Self(vec![
-            Method::GET,
-            Method::POST,
-            Method::PUT,
-            Method::DELETE,
-            Method::HEAD,
-            Method::OPTIONS,
-            Method::PATCH,
-            Method::TRACE,
-            Method::CONNECT,
-            query,
-        ])
-    }
-
-    /// These and no others. What is past the most that can be known counts as [`OTHER`].
-    pub(super) fn only(methods: impl IntoIterator<Item = Method>) -> Self {
-        Self(methods.into_iter().take(MAX_METHODS).collect())
-    }
-
-    /// The comma separated list of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, which replaces the standard ones whole.
-    /// What is no token can be no method and is left out.
-    pub(super) fn listed(list: &str) -> Self {
-        Self::only(
-            list.split(',')
-                .filter_map(|name| Method::from_bytes(name.trim().as_bytes()).ok()),
-        )
-    }
-
-    /// The number of a method; that of the others is the largest.
-    #[inline]
-    pub(super) fn number(&self, method: &Method) -> u8 {
-        let known = self.0.iter().position(|known| known == method);
-        u8::try_from(known.unwrap_or(self.0.len())).unwrap_or(u8::MAX)
-    }
-
-    pub(super) fn name(&self, number: u8) -> String {
-        self.0
-            .get(usize::from(number))
-            .map_or_else(|| OTHER.to_owned(), |method| method.as_str().to_owned())
-    }
-
-    /// How many numbers there are.
-    pub(super) fn numbers(&self) -> usize {
-        self.0.len().saturating_add(1)
-    }
-}
 
 /// A protocol with the version of HTTP where that tells calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,30 +145,8 @@ impl Labels {
         self.asked.place == Place::OVERFLOW
     }
 
-    /// The value of `error.type`; `None` for a call that went well, or wrong by the caller's doing.
-    /// A 4xx is no error of a server, and so are the statuses of gRPC that blame the caller.
-    pub(super) fn error_type(&self) -> Option<String> {
-        let blames_server = match (self.grpc, self.status) {
-            (Some(code), _) => code.is_server_error(),
-            (None, Some(status)) => status.is_server_error(),
-            (None, None) => true,
-        };
-        match self.outcome {
-            Outcome::Ok | Outcome::ClientError | Outcome::StaleServed => None,
-            Outcome::ServerError => Some(match (self.grpc, self.status) {
-                (Some(code), _) => code.name().to_owned(),
-                (None, Some(status)) => status.as_str().to_owned(),
-                (None, None) => self.outcome.label().to_owned(),
-            }),
-            Outcome::Rejected(_) | Outcome::RequestBodyError => {
-                blames_server.then(|| self.outcome.label().to_owned())
-            }
-            Outcome::BodyError
-            | Outcome::BodyPanic
-            | Outcome::ClientGone
-            | Outcome::ClientGoneBody
-            | Outcome::UpstreamError => Some(self.outcome.label().to_owned()),
-        }
+    pub(super) fn error_type(&self) -> Option<Cow<'static, str>> {
+        self.outcome.error_type(self.status, self.grpc)
     }
 }
 
@@ -318,42 +237,5 @@ mod tests {
             }
         }
         assert_eq!(words.len(), made);
-    }
-
-    #[test]
-    fn errors_are_those_of_the_server() {
-        let rejected = |reason| Outcome::Rejected(reason);
-        for (status, outcome, expected) in [
-            (Some(200), Outcome::Ok, None),
-            (Some(404), Outcome::ClientError, None),
-            (Some(503), Outcome::ServerError, Some("503")),
-            (None, Outcome::ServerError, Some("server_error")),
-            (Some(503), rejected(Reason::Shed), Some("shed")),
-            (Some(429), rejected(Reason::RateLimited), None),
-            (Some(400), Outcome::RequestBodyError, None),
-            (None, Outcome::RequestBodyError, Some("request_body_error")),
-            (Some(200), Outcome::BodyError, Some("body_error")),
-            (None, Outcome::ClientGone, Some("client_gone")),
-        ] {
-            let labels = labels(1, status, outcome);
-            assert_eq!(labels.error_type().as_deref(), expected, "{labels:?}");
-        }
-    }
-
-    #[test]
-    fn a_list_of_methods_replaces_the_standard_ones() {
-        let methods = Methods::listed("GET, BREW,,wh at");
-        assert_eq!(methods.numbers(), 3);
-        let brew = Method::from_bytes(b"BREW").expect("a token");
-        assert_eq!(methods.name(methods.number(&brew)), "BREW");
-        assert_eq!(methods.name(methods.number(&Method::POST)), OTHER);
-        assert_eq!(Methods::listed("").numbers(), 1);
-        let get = Method::from_bytes(b"get").expect("a token");
-        let standard = Methods::standard();
-        assert_eq!(
-            standard.name(standard.number(&get)),
-            OTHER,
-            "case counts, as in HTTP"
-        );
     }
 }

@@ -22,7 +22,7 @@ mod series;
 mod watch;
 
 use std::{
-    env, fmt,
+    fmt,
     num::NonZeroUsize,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
@@ -35,7 +35,7 @@ use opentelemetry::{InstrumentationScope, global, metrics::Meter};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::{books::Books, labels::Methods, labels::Wire, watch::Handle};
+use self::{books::Books, labels::Wire, watch::Handle};
 pub use self::{call::Counted, instruments::DURATION_BOUNDARIES, objective::Objective};
 use crate::{
     context::{Route, Scope},
@@ -44,8 +44,6 @@ use crate::{
     outcome::Outcome,
 };
 
-/// A list of methods that replaces the known ones, as OpenTelemetry names it.
-const KNOWN_METHODS: &str = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS";
 /// Below the limit of the SDK (2,000 a metric), so that ours is met first: past the SDK's, each record takes a lock that
 /// all threads share.
 const MAX_SERIES: usize = 1_800;
@@ -169,16 +167,6 @@ impl MetricsLayer {
     }
 }
 
-impl Settings {
-    fn methods(&self) -> Methods {
-        match (&self.known_methods, env::var(KNOWN_METHODS)) {
-            (Some(methods), _) => Methods::only(methods.iter().cloned()),
-            (None, Ok(list)) => Methods::listed(&list),
-            (None, Err(_)) => Methods::standard(),
-        }
-    }
-}
-
 impl fmt::Debug for MetricsLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsLayer")
@@ -241,7 +229,8 @@ where
             Route::pattern(request.extensions()),
             uri.path(),
         );
-        let (request, witness) = Witness::begin(request, protocol, &mut scope);
+        let mut witness = Witness::of(protocol);
+        let request = witness.watch(request, &mut scope);
         let counted = Counted {
             ledger,
             witness,
