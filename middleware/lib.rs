@@ -28,6 +28,7 @@
 pub mod client;
 pub mod clock;
 pub mod context;
+pub mod gauge;
 #[cfg(all(doctest, feature = "full"))]
 mod guide;
 #[cfg(feature = "access-log")]

@@ -16,7 +16,18 @@ use std::{
     time::Duration,
 };
 
-use crate::context;
+use crate::{
+    context,
+    gauge::{Kind, Metric},
+};
+
+/// What is told of caught panics, with the attribute `where`.
+pub(crate) const PANICS: Metric = Metric::new(
+    "plimsoll.panics",
+    Kind::Counter,
+    "{panic}",
+    "Panics that were caught, by place.",
+);
 
 /// How long a dying program waits for its log.
 const LAST_WORDS: Duration = Duration::from_secs(2);

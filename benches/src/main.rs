@@ -46,6 +46,7 @@ mod bases;
 mod catch_panic;
 mod event;
 mod harness;
+mod metrics;
 mod request_id;
 mod stack;
 mod subscribers;
@@ -68,6 +69,7 @@ fn cases() -> Vec<&'static Case> {
         request_id::CASES,
         access_log::CASES,
         catch_panic::CASES,
+        metrics::CASES,
         stack::CASES,
         event::CASES,
     ];

@@ -1,10 +1,10 @@
-use std::{cell::RefCell, fmt, mem, time::Instant};
+use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
 use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
-use crate::{clock, protocol::Protocol};
+use crate::{clock, observe::Intake, protocol::Protocol};
 
 /// So many frames a thread keeps for calls to come.
 const MAX_FREE: usize = 64;
@@ -30,6 +30,8 @@ pub(crate) struct Frame {
     id_replaced: bool,
     trace: Option<TraceContext>,
     secrets: Secrets,
+    /// What was read of the request's body, once a layer watches it.
+    intake: Option<Arc<Intake>>,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -87,6 +89,7 @@ impl Frame {
             id_replaced,
             trace,
             secrets,
+            intake,
             journal,
         } = self;
         *started = None;
@@ -95,6 +98,7 @@ impl Frame {
         *id_replaced = false;
         *trace = None;
         secrets.clear();
+        *intake = None;
         *journal = None;
     }
 
@@ -143,17 +147,22 @@ impl Frame {
             .map_or(&[], |journal| journal.fields())
     }
 
-    /// Takes what was noted, to judge by it.
-    pub(crate) fn take_journal(&mut self) -> Option<Box<Journal>> {
-        self.journal.take()
-    }
-
-    pub(crate) fn put_journal(&mut self, journal: Box<Journal>) {
-        self.journal = Some(journal);
+    /// What was noted, to judge by it.
+    #[inline]
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
     }
 
     pub(crate) fn journal_mut(&mut self) -> &mut Journal {
         self.journal.get_or_insert_default()
+    }
+
+    pub(crate) fn intake(&self) -> Option<&Arc<Intake>> {
+        self.intake.as_ref()
+    }
+
+    pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
+        self.intake = Some(intake);
     }
 
     pub(crate) fn secrets(&self) -> &Secrets {

@@ -35,6 +35,7 @@ use tower_service::Service;
 use crate::{
     clock,
     context::{self, Cause, Scope},
+    gauge::{Gauges, Metric, Reading},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
     panics::{self, Fate, PanicFacts},
@@ -120,6 +121,25 @@ impl CatchPanicLayer {
 impl Default for CatchPanicLayer {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// `plimsoll.panics` with `where` = `call`, `response`, `body`, `drop`.
+impl Gauges for CatchPanicLayer {
+    fn metrics(&self) -> &'static [Metric] {
+        const { &[panics::PANICS] }
+    }
+
+    fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        let counts = self.counts();
+        for (place, count) in [
+            ("call", counts.call),
+            ("response", counts.response),
+            ("body", counts.body),
+            ("drop", counts.drop),
+        ] {
+            tell(Reading::new(&panics::PANICS, count).with(&[("where", place)]));
+        }
     }
 }
 
