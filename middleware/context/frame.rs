@@ -1,46 +1,110 @@
-use std::{cell::RefCell, fmt, time::Instant};
+use std::{cell::RefCell, fmt, mem, time::Instant};
 
-use http::Request;
+use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
-use super::{Cause, FieldValue, Journal, RequestId, Secrets, TraceContext};
-use crate::clock;
+use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
+use crate::{clock, protocol::Protocol};
+
+/// So many frames a thread keeps for calls to come.
+const MAX_FREE: usize = 64;
 
 thread_local! {
     /// The frame of the call that is being polled on this thread.
-    static CURRENT: RefCell<Option<Frame>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
+    /// Frames of calls that have ended, so that a call costs no allocation.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Marks a request whose call has a frame. It has no size, so it costs no allocation of its own.
+/// Marks a request whose call has a frame. A request with an id needs no other mark.
 #[derive(Clone, Copy)]
 struct InCall;
 
 /// What is known of one call while it runs.
+#[derive(Default)]
 pub(crate) struct Frame {
-    started: Instant,
+    started: Option<Instant>,
+    protocol: Protocol,
     request_id: Option<RequestId>,
     id_replaced: bool,
     trace: Option<TraceContext>,
-    secrets: Option<Secrets>,
+    secrets: Secrets,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
 
 impl Frame {
-    fn new(trace: Option<TraceContext>) -> Self {
-        Self {
-            started: clock::now(),
-            request_id: None,
-            id_replaced: false,
-            trace,
-            secrets: None,
-            journal: None,
+    #[inline]
+    fn of<B>(request: &Request<B>) -> Box<Self> {
+        let free = FREE.try_with(|free| free.try_borrow_mut().ok()?.pop());
+        let mut frame = free.ok().flatten().unwrap_or_default();
+        frame.read(request.headers(), request.uri());
+        frame
+    }
+
+    /// One pass over the headers, for all that is wanted of them.
+    #[inline]
+    fn read(&mut self, headers: &HeaderMap, uri: &Uri) {
+        let mut traced = false;
+        for (name, value) in headers {
+            if *name == CONTENT_TYPE {
+                self.protocol = Protocol::of_media_type(value.as_bytes());
+            } else if *name == TRACEPARENT {
+                traced = true;
+            } else if Secrets::REQUEST_HEADERS.contains(name) {
+                self.secrets.add(value);
+            }
+        }
+        if traced {
+            self.trace = TraceContext::of(headers);
+        }
+        if uri.query().is_some() {
+            self.secrets.set_query(uri.path_and_query());
         }
     }
 
-    /// When the outermost layer took the call.
-    fn started(&self) -> Instant {
-        self.started
+    /// Leaves nothing of the call behind, and the frame to another one.
+    #[inline]
+    fn give_back(mut self: Box<Self>) {
+        // swallow: none, without a free list the frame is simply freed
+        let _freed = FREE.try_with(|free| {
+            if let Ok(mut free) = free.try_borrow_mut()
+                && free.len() < MAX_FREE
+            {
+                self.clear();
+                free.push(self);
+            }
+        });
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        let Self {
+            started,
+            protocol,
+            request_id,
+            id_replaced,
+            trace,
+            secrets,
+            journal,
+        } = self;
+        *started = None;
+        *protocol = Protocol::Http;
+        *request_id = None;
+        *id_replaced = false;
+        *trace = None;
+        secrets.clear();
+        *journal = None;
+    }
+
+    /// When the first layer asked: the start of the call.
+    pub(crate) fn started(&mut self) -> Instant {
+        *self.started.get_or_insert_with(clock::now)
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     pub(crate) fn request_id(&self) -> Option<&RequestId> {
@@ -83,24 +147,23 @@ impl Frame {
         self.journal.get_or_insert_default()
     }
 
-    pub(crate) fn secrets(&self) -> Option<&Secrets> {
-        self.secrets.as_ref()
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     pub(crate) fn secrets_mut(&mut self) -> &mut Secrets {
-        self.secrets.get_or_insert_default()
+        &mut self.secrets
     }
 
     /// What a task that outlives the call may know of it: its ids.
-    pub(super) fn ids(&self) -> Self {
-        Self {
+    pub(super) fn ids(&self) -> Box<Self> {
+        Box::new(Self {
+            protocol: self.protocol,
             request_id: self.request_id.clone(),
             id_replaced: self.id_replaced,
             trace: self.trace.clone(),
-            started: self.started,
-            secrets: None,
-            journal: None,
-        }
+            ..Self::default()
+        })
     }
 }
 
@@ -108,7 +171,7 @@ impl Frame {
 #[inline]
 pub(crate) fn current<R>(look: impl FnOnce(&Frame) -> R) -> Option<R> {
     CURRENT
-        .try_with(|current| current.try_borrow().ok()?.as_ref().map(look))
+        .try_with(|current| current.try_borrow().ok()?.as_deref().map(look))
         .ok()
         .flatten()
 }
@@ -116,7 +179,7 @@ pub(crate) fn current<R>(look: impl FnOnce(&Frame) -> R) -> Option<R> {
 /// Changes the frame of the current call. `None` outside of a call.
 pub(crate) fn update<R>(change: impl FnOnce(&mut Frame) -> R) -> Option<R> {
     CURRENT
-        .try_with(|current| current.try_borrow_mut().ok()?.as_mut().map(change))
+        .try_with(|current| current.try_borrow_mut().ok()?.as_deref_mut().map(change))
         .ok()
         .flatten()
 }
@@ -132,38 +195,71 @@ pub(crate) fn note(cause: Cause) {
 /// For layers written outside of plimsoll: [`Scope::open`] in `call`, then hand it to
 /// [`ResponseFuture`](crate::observe::ResponseFuture).
 pub struct Scope {
-    frame: Option<Frame>,
+    /// Of the outermost layer only.
+    frame: Option<Box<Frame>>,
     span: Span,
 }
 
 impl Scope {
-    /// Joins the frame of this request's call, or makes one.
+    /// Joins the frame of this request's call, or makes one and marks the request.
     #[inline]
     pub fn open<B>(request: &mut Request<B>) -> Self {
-        let extensions = request.extensions();
-        let joined = extensions.get::<InCall>().is_some() && current(|_| ()).is_some();
-        let frame = (!joined).then(|| {
+        let scope = Self::of(request);
+        if scope.frame.is_some() {
             request.extensions_mut().insert(InCall);
-            Frame::new(TraceContext::of(request.headers()))
-        });
+        }
+        scope
+    }
+
+    /// As [`Scope::open`], for the layer that is about to mark the request with its id.
+    #[inline]
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let extensions = request.extensions();
+        let marked =
+            extensions.get::<RequestId>().is_some() || extensions.get::<InCall>().is_some();
+        let joined = marked && current(|_| ()).is_some();
         Self {
-            frame,
+            frame: (!joined).then(|| Frame::of(request)),
             span: Span::none(),
         }
     }
 
     /// A scope that shows these ids and owns nothing else.
-    pub(super) fn of_ids(ids: Option<Frame>) -> Self {
+    pub(super) fn of_ids(ids: Option<Box<Frame>>) -> Self {
         Self {
             frame: ids,
             span: Span::current(),
         }
     }
 
-    /// When the outermost layer took the call.
+    /// A scope of no call.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            frame: None,
+            span: Span::none(),
+        }
+    }
+
+    /// Changes the frame. `None` where another task holds it.
+    #[inline]
+    pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut Frame) -> R) -> Option<R> {
+        match &mut self.frame {
+            Some(frame) => Some(change(frame)),
+            None => update(change),
+        }
+    }
+
+    /// When the call began.
+    #[inline]
     pub(crate) fn started(&mut self) -> Instant {
-        let _entered = self.enter();
-        current(Frame::started).unwrap_or_else(clock::now)
+        self.update(Frame::started).unwrap_or_else(clock::now)
+    }
+
+    /// What the call speaks.
+    #[inline]
+    pub(crate) fn protocol<B>(&mut self, request: &Request<B>) -> Protocol {
+        self.update(|frame| frame.protocol)
+            .unwrap_or_else(|| Protocol::of(request.headers()))
     }
 
     /// Also enters this span whenever the scope is entered.
@@ -178,10 +274,9 @@ impl Scope {
         if owned {
             swap(&mut self.frame);
         }
-        let Self { frame, span } = self;
         Entered {
-            slot: owned.then_some(frame),
-            _span: span.enter(),
+            slot: owned.then_some(&mut self.frame),
+            _span: self.span.enter(),
         }
     }
 
@@ -189,7 +284,16 @@ impl Scope {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             frame: self.frame.take(),
-            span: std::mem::replace(&mut self.span, Span::none()),
+            span: mem::replace(&mut self.span, Span::none()),
+        }
+    }
+}
+
+impl Drop for Scope {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            frame.give_back();
         }
     }
 }
@@ -204,11 +308,11 @@ impl fmt::Debug for Scope {
 
 /// Exchanges the frame in the slot for the one of the thread.
 #[inline]
-fn swap(slot: &mut Option<Frame>) {
+fn swap(slot: &mut Option<Box<Frame>>) {
     // swallow: none, a thread that ends runs no calls, and a frame that is being looked at is the current one already
     let _unswapped = CURRENT.try_with(|current| {
         if let Ok(mut current) = current.try_borrow_mut() {
-            std::mem::swap(&mut *current, slot);
+            mem::swap(&mut *current, slot);
         }
     });
 }
@@ -217,7 +321,7 @@ fn swap(slot: &mut Option<Frame>) {
 #[derive(Debug)]
 #[must_use = "the frame is taken out again when this is dropped"]
 pub struct Entered<'a> {
-    slot: Option<&'a mut Option<Frame>>,
+    slot: Option<&'a mut Option<Box<Frame>>>,
     _span: span::Entered<'a>,
 }
 
@@ -236,4 +340,24 @@ impl fmt::Debug for Frame {
             .field("request_id", &self.request_id)
             .finish_non_exhaustive()
     }
+}
+
+/// Runs this as if within a call with this id, a trace and these fields.
+#[cfg(test)]
+pub(crate) fn pretend<R>(
+    id: &str,
+    fields: Vec<(&'static str, FieldValue)>,
+    run: impl FnOnce() -> R,
+) -> R {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = Request::builder().header(TRACEPARENT, parent).body(());
+    let mut scope = Scope::open(&mut request.expect("a request"));
+    scope.update(|frame| {
+        frame.set_request_id(&RequestId::parse(id).expect("an id"), false);
+        for (name, value) in fields {
+            assert!(frame.journal_mut().set_field(name, value));
+        }
+    });
+    let _entered = scope.enter();
+    run()
 }

@@ -17,6 +17,8 @@ mod trace;
 pub use failure::Failure;
 pub(crate) use failure::chain;
 pub use frame::Scope;
+#[cfg(test)]
+pub(crate) use frame::pretend;
 pub(crate) use frame::{Frame, current, note, update};
 pub use journal::FieldValue;
 pub(crate) use journal::{Cause, Journal};

@@ -49,10 +49,15 @@ impl RequestId {
     /// As [`RequestId::parse`].
     pub fn from_shared(text: Bytes) -> Result<Self, InvalidRequestId> {
         Self::check(&text)?;
-        Ok(Self(
+        Ok(Self::known(text))
+    }
+
+    /// Takes a text that is known to be an id.
+    pub(crate) fn known(text: Bytes) -> Self {
+        Self(
             HeaderValue::from_maybe_shared(text)
                 .expect("the alphabet of an id is that of a header"),
-        ))
+        )
     }
 
     fn check(text: &[u8]) -> Result<(), InvalidRequestId> {

@@ -1,23 +1,24 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
     uri::PathAndQuery,
 };
 
-use super::{Scope, current, update};
+use super::current;
 use crate::protocol::code::percent_decode;
 
 /// Shorter values are not searched for in texts: they would hit by chance.
 const SHORTEST: usize = 4;
+/// Values of this length are replaced wherever they stand, shorter ones only as words of their own.
+const SURE: usize = 12;
 /// What stands in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
 /// The text without the secrets of the current call's request.
 pub(crate) fn redact(text: &str) -> Cow<'_, str> {
-    let redacted = current(|frame| frame.secrets().map(|secrets| secrets.redact(text))).flatten();
-    redacted.unwrap_or(Cow::Borrowed(text))
+    current(|frame| frame.secrets().redact(text)).unwrap_or(Cow::Borrowed(text))
 }
 
 /// What a request told in confidence: the values of its sensitive headers and of its query.
@@ -31,53 +32,39 @@ pub(crate) struct Secrets {
 
 impl Secrets {
     /// What is sensitive in every request.
-    const REQUEST_HEADERS: &[HeaderName] = &[AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+    pub(super) const REQUEST_HEADERS: &[HeaderName] = &[AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
-    /// Keeps those of this request for the time of its call.
-    #[inline]
-    pub(crate) fn keep<B>(request: &Request<B>, more: &[HeaderName], scope: &mut Scope) {
-        let _entered = scope.enter();
-        let looked_for = current(|frame| frame.secrets().is_some()).unwrap_or_default();
-        let (headers, uri) = (request.headers(), request.uri());
-        if (!looked_for || !more.is_empty()) && Self::are_in(headers, uri, more) {
-            update(|frame| frame.secrets_mut().remember(headers, uri, more));
-        }
+    pub(super) fn add(&mut self, value: &HeaderValue) {
+        self.values.push(value.clone());
     }
 
-    /// Whether this request has any.
-    fn are_in(headers: &HeaderMap, uri: &Uri, more: &[HeaderName]) -> bool {
-        uri.query().is_some() || Self::names(more).any(|name| headers.contains_key(name))
+    pub(super) fn set_query(&mut self, path: Option<&PathAndQuery>) {
+        self.query = path.cloned();
     }
 
-    fn names(more: &[HeaderName]) -> impl Iterator<Item = &HeaderName> {
-        Self::REQUEST_HEADERS.iter().chain(more)
-    }
-
-    fn remember(&mut self, headers: &HeaderMap, uri: &Uri, more: &[HeaderName]) {
-        self.values.extend(
-            Self::names(more)
-                .flat_map(|name| headers.get_all(name))
-                .cloned(),
-        );
-        if uri.query().is_some() {
-            self.query = uri.path_and_query().cloned();
-        }
-    }
-
-    pub(crate) fn remember_cookies_set(&mut self, headers: &HeaderMap) {
+    /// Adds what these headers hold.
+    pub(crate) fn add_headers(&mut self, headers: &HeaderMap, names: &[HeaderName]) {
         self.values
-            .extend(headers.get_all(SET_COOKIE).iter().cloned());
+            .extend(names.iter().flat_map(|name| headers.get_all(name)).cloned());
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.values.clear();
+        self.query = None;
     }
 
     /// The text with each secret in it replaced.
     pub(crate) fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
+        if self.values.is_empty() && self.query.is_none() {
+            return text;
+        }
         // Longest first, so that a secret within another leaves no rest behind.
         let mut needles: Vec<String> = self.needles().into_iter().collect();
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
         for needle in needles {
-            if text.contains(&needle) {
-                text = Cow::Owned(text.replace(&needle, REDACTED));
+            if let Some(redacted) = replace(&text, &needle) {
+                text = Cow::Owned(redacted);
             }
         }
         text
@@ -113,6 +100,25 @@ impl Secrets {
     }
 }
 
+/// Replaces the needle. A short one counts only where it stands alone: `panic` is no secret within `panicked`.
+/// `None` where it is not there.
+fn replace(text: &str, needle: &str) -> Option<String> {
+    let is_part = |neighbour: Option<char>| neighbour.is_some_and(char::is_alphanumeric);
+    let mut redacted = String::new();
+    let mut done = 0;
+    for (at, found) in text.match_indices(needle) {
+        let end = at.saturating_add(found.len());
+        let before = text.get(..at).unwrap_or_default().chars().next_back();
+        let after = text.get(end..).unwrap_or_default().chars().next();
+        if needle.len() >= SURE || !(is_part(before) || is_part(after)) {
+            redacted.push_str(text.get(done..at).unwrap_or_default());
+            redacted.push_str(REDACTED);
+            done = end;
+        }
+    }
+    (done > 0).then(|| redacted + text.get(done..).unwrap_or_default())
+}
+
 fn keep(needles: &mut BTreeSet<String>, text: &str) {
     let text = text.trim().trim_matches('"');
     for form in [text, &text.replace('+', " ")] {
@@ -127,6 +133,8 @@ fn keep(needles: &mut BTreeSet<String>, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use http::Uri;
+
     use super::*;
 
     fn secrets(headers: &[(HeaderName, &'static str)], uri: &'static str) -> Secrets {
@@ -135,7 +143,8 @@ mod tests {
             .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
             .collect();
         let mut secrets = Secrets::default();
-        secrets.remember(&headers, &Uri::from_static(uri), &[]);
+        secrets.add_headers(&headers, Secrets::REQUEST_HEADERS);
+        secrets.set_query(Uri::from_static(uri).path_and_query());
         secrets
     }
 
@@ -170,18 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn knows_whether_there_are_any() {
-        let none = HeaderMap::new();
-        assert!(!Secrets::are_in(&none, &Uri::from_static("/a"), &[]));
-        assert!(Secrets::are_in(&none, &Uri::from_static("/a?b"), &[]));
-        let mut headers = HeaderMap::new();
-        let api_key = HeaderName::from_static("x-api-key");
-        headers.insert(api_key.clone(), HeaderValue::from_static("k"));
-        assert!(!Secrets::are_in(&headers, &Uri::from_static("/a"), &[]));
-        assert!(Secrets::are_in(
-            &headers,
-            &Uri::from_static("/a"),
-            &[api_key]
-        ));
+    fn a_short_value_is_replaced_as_a_word_only() {
+        let secrets = secrets(&[], "/x?fail=panic&token=abcdef-0123456789");
+        assert_eq!(
+            secrets.redact("it panicked: panic!"),
+            "it panicked: REDACTED!"
+        );
+        assert_eq!(secrets.redact("xabcdef-0123456789x"), "xREDACTEDx");
     }
 }

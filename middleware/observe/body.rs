@@ -42,20 +42,21 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let entered = this.scope.enter();
-            this.inner.set(None);
-            if this.rest.is_sent {
-                this.watch.end(End::Complete { trailers: None });
+            if this.inner.is_some() || this.watch.is_on() {
+                let _entered = this.scope.enter();
+                this.inner.set(None);
+                if this.rest.is_sent {
+                    this.watch.end(End::Complete { trailers: None });
+                }
+                drop(this.watch.take());
             }
-            drop(this.watch.take());
-            drop(entered);
         }
     }
 }
 
 /// What is still to come, as far as the head told.
 #[derive(Debug)]
-struct Rest {
+pub(super) struct Rest {
     status: Status,
     /// Bytes that are left to send, by `content-length` or an exact size.
     length: Option<u64>,
@@ -81,12 +82,20 @@ where
     O: Observer,
 {
     #[inline]
-    pub(super) fn wrap(
-        response: Response<Content<B>>,
-        watch: Watch<O>,
-        scope: Scope,
-        facts: CallFacts,
-    ) -> Response<Self> {
+    pub(super) fn new(content: Content<B>, rest: Rest, watch: Watch<O>, scope: Scope) -> Self {
+        Self {
+            inner: Some(content),
+            rest,
+            watch,
+            scope,
+        }
+    }
+}
+
+impl Rest {
+    /// What is to come after this head.
+    #[inline]
+    pub(super) fn of<A: Body>(response: &Response<A>, facts: CallFacts) -> Self {
         let has_no_body = facts.has_no_body(response.status());
         let status = match facts.protocol {
             Protocol::Http => Status::Settled,
@@ -96,22 +105,16 @@ where
             Protocol::GrpcWebText => Status::InBody(Box::new(web::Scanner::text())),
         };
         let length = match facts.protocol {
-            Protocol::Http if !has_no_body => length_of(&response),
+            Protocol::Http if !has_no_body => length_of(response),
             _ => None,
         };
-        let settled = matches!(status, Status::Settled);
-        let is_sent =
-            settled && (has_no_body || length == Some(0) || response.body().is_end_stream());
-        response.map(|body| Self {
-            inner: Some(body),
-            rest: Rest {
-                status,
-                length,
-                is_sent,
-            },
-            watch,
-            scope,
-        })
+        let is_sent = status.is_settled()
+            && (has_no_body || length == Some(0) || response.body().is_end_stream());
+        Self {
+            status,
+            length,
+            is_sent,
+        }
     }
 }
 
@@ -168,10 +171,10 @@ where
 
 /// The bytes that the head promises.
 fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
-    match response.headers().get(CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok().and_then(|digits| digits.parse().ok()),
-        None => response.body().size_hint().exact(),
-    }
+    response.body().size_hint().exact().or_else(|| {
+        let length = response.headers().get(CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
+    })
 }
 
 impl<B, O> Body for ResponseBody<B, O>
@@ -220,7 +223,7 @@ where
                 this.inner.set(None);
                 let last = this.rest.failed(&*error);
                 this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                Poll::Ready(Some(last.ok_or(error)))
             }
             None => {
                 this.inner.set(None);
@@ -233,7 +236,7 @@ where
                     }
                     Ended::Short(error, last) => {
                         this.watch.end(End::Failed(Fault::of(&*error)));
-                        Poll::Ready(Some(last.map_or(Err(error), Ok)))
+                        Poll::Ready(Some(last.ok_or(error)))
                     }
                 }
             }
@@ -251,6 +254,27 @@ where
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// An empty body that nobody observes: what layers further out answer with that answer in the service's place, as
+/// tower-http's `TimeoutLayer` and `CorsLayer` do.
+impl<B, O> Default for ResponseBody<B, O>
+where
+    O: Observer,
+{
+    fn default() -> Self {
+        let rest = Rest {
+            status: Status::Settled,
+            length: None,
+            is_sent: false,
+        };
+        Self {
+            inner: None,
+            rest,
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
     }
 }
 

@@ -3,7 +3,10 @@ use std::{any::Any, error::Error, fmt, thread};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use crate::{context, protocol::Protocol};
+use crate::{
+    context::{self, Scope},
+    protocol::Protocol,
+};
 
 /// The error type of [`ResponseBody`](super::ResponseBody): whatever the inner body's error is, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -89,6 +92,14 @@ impl<O: Observer> Watch<O> {
         Self(Some(observer))
     }
 
+    pub(crate) fn of_nobody() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn observer(&mut self) -> Option<&mut O> {
         self.0.as_mut()
     }
@@ -126,9 +137,9 @@ pub(crate) struct CallFacts {
 
 impl CallFacts {
     #[inline]
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    pub(crate) fn of<B>(request: &Request<B>, scope: &mut Scope) -> Self {
         Self {
-            protocol: Protocol::of(request.headers()),
+            protocol: scope.protocol(request),
             head_only: *request.method() == Method::HEAD,
         }
     }

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::{
     BoxError, ResponseBody,
-    body::Content,
+    body::{Content, Rest},
     end::{CallFacts, End, Fault, Observer, Watch},
 };
 use crate::{
@@ -25,6 +25,7 @@ pin_project! {
     ///
     /// Dropping it drops the inner future, then tells the observer.
     #[must_use = "futures do nothing unless polled"]
+    #[project = Projection]
     pub struct ResponseFuture<F, O>
     where
         O: Observer,
@@ -45,10 +46,11 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let entered = this.scope.enter();
-            this.inner.set(None);
-            drop(this.watch.take());
-            drop(entered);
+            if this.inner.is_some() || this.watch.is_on() {
+                let _entered = this.scope.enter();
+                this.inner.set(None);
+                drop(this.watch.take());
+            }
         }
     }
 }
@@ -64,7 +66,7 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     where
         S: Service<Request<B>, Future = F>,
     {
-        let facts = CallFacts::of(&request);
+        let facts = CallFacts::of(&request, &mut scope);
         let entered = scope.enter();
         // Dropped before the scope is left, should the service panic.
         let watch = Watch::new(observer);
@@ -87,7 +89,7 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         observer: O,
         mut scope: Scope,
     ) -> Self {
-        let facts = CallFacts::of(request);
+        let facts = CallFacts::of(request, &mut scope);
         let id = {
             let _entered = scope.enter();
             RequestId::current()
@@ -114,32 +116,68 @@ where
     type Output = Result<Response<ResponseBody<B, O>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let entered = this.scope.enter();
-        let result = match this.answer.take() {
-            Some(answer) => Ok(answer.map(|bytes| Content::Own { bytes })),
-            None => {
-                let inner = this.inner.as_mut().as_pin_mut();
-                let inner = inner.expect("not polled again after it was ready");
-                let result = ready!(inner.poll(context));
-                this.inner.set(None);
-                result.map(|response| response.map(|inner| Content::Inner { inner }))
+        let this = self.project();
+        match this.answer.take() {
+            Some(answer) => {
+                let answer = answer.map(|bytes| Content::Own { bytes });
+                Poll::Ready(Ok(this.head(answer, |content| content)))
             }
-        };
+            None => this.poll_inner(context),
+        }
+    }
+}
+
+impl<F, O> Projection<'_, F, O>
+where
+    O: Observer,
+{
+    #[inline]
+    fn poll_inner<B, E>(
+        mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody<B, O>>, E>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        E: fmt::Display + 'static,
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let entered = self.scope.enter();
+        let inner = self.inner.as_mut().as_pin_mut();
+        let inner = inner.expect("not polled again after it was ready");
+        let result = ready!(inner.poll(context));
+        self.inner.set(None);
         match result {
-            Ok(mut response) => {
-                if let Some(observer) = this.watch.observer() {
-                    observer.on_head(&mut response);
-                }
+            Ok(response) => {
                 drop(entered);
-                let (watch, scope) = (this.watch.take(), this.scope.take());
-                Poll::Ready(Ok(ResponseBody::wrap(response, watch, scope, *this.facts)))
+                Poll::Ready(Ok(self.head(response, |inner| Content::Inner { inner })))
             }
             Err(error) => {
-                this.watch.end(End::Failed(Fault::of_service(&error)));
+                self.watch.end(End::Failed(Fault::of_service(&error)));
                 Poll::Ready(Err(error))
             }
         }
+    }
+
+    /// The head is there: from here on the body is watched.
+    #[inline]
+    fn head<A, B>(
+        self,
+        mut response: Response<A>,
+        content: impl FnOnce(A) -> Content<B>,
+    ) -> Response<ResponseBody<B, O>>
+    where
+        A: Body<Data = Bytes>,
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        if let Some(observer) = self.watch.observer() {
+            let _entered = self.scope.enter();
+            observer.on_head(&mut response);
+        }
+        let rest = Rest::of(&response, *self.facts);
+        let (watch, scope) = (self.watch.take(), self.scope.take());
+        response.map(|body| ResponseBody::new(content(body), rest, watch, scope))
     }
 }
 

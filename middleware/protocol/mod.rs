@@ -43,7 +43,7 @@ impl Protocol {
         }
     }
 
-    fn of_media_type(media_type: &[u8]) -> Self {
+    pub(crate) fn of_media_type(media_type: &[u8]) -> Self {
         let Some(rest) = strip_prefix_ignoring_case(media_type, b"application/grpc") else {
             return Self::Http;
         };

@@ -34,11 +34,10 @@ use tower_service::Service;
 
 use crate::{
     clock,
-    context::{self, Cause, RequestId, Scope, Secrets},
+    context::{self, Cause, Scope},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
-    panics::{self, PanicFacts},
-    protocol::Protocol,
+    panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
 
@@ -172,8 +171,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut scope = Scope::open(&mut request);
-        Secrets::keep(&request, &[], &mut scope);
+        let scope = Scope::open(&mut request);
         ResponseFuture::call(&mut self.inner, request, (), scope)
     }
 }
@@ -198,13 +196,15 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let protocol = Protocol::of(request.headers());
-        let inner = self.catcher.catch(Place::Call, || self.inner.call(request));
-        GuardedFuture {
-            inner,
-            protocol,
-            catcher: self.catcher.clone(),
-        }
+        let catcher = self.catcher.clone();
+        let mut future = GuardedFuture {
+            inner: None,
+            catcher,
+        };
+        self.catcher.catch(Place::Call, || {
+            future.inner = Some(self.inner.call(request))
+        });
+        future
     }
 }
 
@@ -215,7 +215,6 @@ pin_project! {
         // `None` when `call` panicked already, and once it has ended.
         #[pin]
         inner: Option<F>,
-        protocol: Protocol,
         catcher: Catcher,
     }
 
@@ -237,26 +236,29 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let inner = this.inner.as_mut().as_pin_mut();
-        let polled =
-            inner.and_then(|inner| this.catcher.catch(Place::Response, || inner.poll(context)));
+        let catcher = &*this.catcher;
+        // Written in place: what a closure returns through the unwinder is copied.
+        let mut polled = None;
+        if let Some(inner) = this.inner.as_mut().as_pin_mut() {
+            catcher.catch(Place::Response, || polled = Some(inner.poll(context)));
+        }
         let Some(polled) = polled else {
-            this.catcher.drop_guarded(|| this.inner.set(None));
-            return Poll::Ready(Ok(this.catcher.answer(*this.protocol)));
+            catcher.drop_guarded(|| this.inner.set(None));
+            return Poll::Ready(Ok(catcher.answer()));
         };
         let result = ready!(polled);
-        let catcher = &*this.catcher;
         if catcher
             .catch(Place::Drop, || this.inner.set(None))
             .is_none()
         {
-            return Poll::Ready(Ok(catcher.answer(*this.protocol)));
+            return Poll::Ready(Ok(catcher.answer()));
         }
         Poll::Ready(result.map(|response| {
+            let catcher = catcher.clone();
             response.map(|body| GuardedBody {
                 inner: Some(body),
                 own: Bytes::new(),
-                catcher: catcher.clone(),
+                catcher,
             })
         }))
     }
@@ -300,10 +302,10 @@ where
             let own = std::mem::take(this.own);
             return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
         };
-        match this
-            .catcher
-            .catch(Place::Body, || inner.poll_frame(context))
-        {
+        let mut polled = None;
+        this.catcher
+            .catch(Place::Body, || polled = Some(inner.poll_frame(context)));
+        match polled {
             Some(polled) => polled.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
             None => {
                 this.catcher.drop_guarded(|| this.inner.set(None));
@@ -381,7 +383,7 @@ impl Catcher {
     /// Runs this. When it panics, that is what became of the call, and there is no result.
     #[inline]
     fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
-        match panics::catch(self.backtraces, run) {
+        match panics::catch(place.label(), self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
                 context::note(Cause {
@@ -397,7 +399,7 @@ impl Catcher {
 
     /// Runs a destructor. What became of the call was settled before it.
     fn drop_guarded(&self, run: impl FnOnce()) {
-        if let Err(facts) = panics::catch(self.backtraces, run) {
+        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
             self.caught(Place::Drop, &facts);
         }
     }
@@ -405,7 +407,7 @@ impl Catcher {
     #[cold]
     fn caught(&self, place: Place, facts: &PanicFacts) {
         self.state.count(place).fetch_add(1, Ordering::Relaxed);
-        facts.write_line(place.label(), false);
+        facts.write_line(Fate::Caught);
         if let Some(burst) = &self.state.burst {
             let too_many = burst
                 .lock()
@@ -419,8 +421,9 @@ impl Catcher {
         }
     }
 
-    fn answer<B>(&self, protocol: Protocol) -> Response<GuardedBody<B>> {
-        let id = RequestId::current();
+    fn answer<B>(&self) -> Response<GuardedBody<B>> {
+        let known = context::current(|frame| (frame.protocol(), frame.request_id().cloned()));
+        let (protocol, id) = known.unwrap_or_default();
         let response = Rejection::new(Reason::Panic, LAYER).into_response(protocol, id.as_ref());
         response.map(|own| GuardedBody {
             inner: None,

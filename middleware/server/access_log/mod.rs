@@ -33,7 +33,7 @@ use tracing::Level;
 
 pub use self::record::Record;
 use crate::{
-    context::{self, FieldValue, Scope, Secrets},
+    context::{self, FieldValue, Scope},
     observe::{BoxError, ResponseBody, ResponseFuture},
     outcome::{Fault, Outcome},
 };
@@ -179,7 +179,10 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut scope = Scope::open(&mut request);
-        Secrets::keep(&request, &self.settings.redact_headers, &mut scope);
+        let more = &self.settings.redact_headers;
+        if !more.is_empty() {
+            scope.update(|frame| frame.secrets_mut().add_headers(request.headers(), more));
+        }
         let (request, record) = Record::begin(request, &self.settings, &mut scope);
         ResponseFuture::call(&mut self.inner, request, record, scope)
     }

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, sync::Arc, time::Instant};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::USER_AGENT,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{SET_COOKIE, USER_AGENT},
     uri::PathAndQuery,
 };
 use http_body::Body;
@@ -12,7 +13,9 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{self, Failure, Journal, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    context::{
+        self, Cause, Failure, Journal, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope,
+    },
     observe::{End, Intake, Observer, observe_request},
     outcome::Outcome,
     protocol::{GrpcCode, Protocol, code::message_of},
@@ -67,7 +70,7 @@ impl Record {
     where
         B: Body + 'static,
     {
-        let protocol = Protocol::of(request.headers());
+        let protocol = scope.protocol(&request);
         let mut record = Self {
             settings: Arc::clone(settings),
             started: scope.started(),
@@ -126,16 +129,25 @@ impl Observer for Record {
                 .and_then(|id| RequestId::from_header(id).ok())
         };
         if status.is_server_error() {
-            context::update(|frame| frame.secrets_mut().remember_cookies_set(headers));
+            context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
-        let failure = extensions
-            .get::<Failure>()
-            .map(|failure| context::chain(failure.error()));
+        let failure = extensions.get::<Failure>();
+        let told = failure.map(|failure| context::chain(failure.error()));
+        if let Some(error) = told
+            .clone()
+            .filter(|_| failure.is_some_and(Failure::is_upstream))
+        {
+            context::note(Cause {
+                outcome: Outcome::UpstreamError,
+                layer: "",
+                error,
+            });
+        }
         self.head = Some(Head {
             at: clock::now(),
             status,
             grpc,
-            error: failure.or_else(|| message_if_failed(grpc, headers)),
+            error: told.or_else(|| message_if_failed(grpc, headers)),
             rejection: extensions.get::<Rejection>().cloned(),
             id,
         });

@@ -19,8 +19,8 @@ pub(super) enum Maker {
 impl Maker {
     pub(super) fn make(&self) -> RequestId {
         match self {
-            Self::UuidV4 => from_text(uuid_v4()),
-            Self::UuidV7 => from_text(Bytes::copy_from_slice(&text_of(Uuid::now_v7()))),
+            Self::UuidV4 => RequestId::known(uuid_v4()),
+            Self::UuidV7 => RequestId::known(Bytes::copy_from_slice(&text_of(Uuid::now_v7()))),
             Self::Own(make) => make(),
         }
     }
@@ -58,10 +58,6 @@ fn text_of(id: Uuid) -> [u8; Hyphenated::LENGTH] {
     let mut text = [0; Hyphenated::LENGTH];
     id.hyphenated().encode_lower(&mut text);
     text
-}
-
-fn from_text(text: Bytes) -> RequestId {
-    RequestId::from_shared(text).expect("a UUID is hex digits and hyphens")
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    context::{self, REQUEST_ID, RequestId, Scope},
+    context::{REQUEST_ID, RequestId, Scope},
     observe::{BoxError, Observer, ResponseBody, ResponseFuture},
 };
 
@@ -154,16 +154,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut scope = Scope::open(&mut request);
+        let mut scope = Scope::of(&request);
         let known = request.extensions().get::<RequestId>().cloned();
         let (id, replaced) = known.map_or_else(
             || self.settings.identify(&mut request),
             |known| (known, false),
         );
-        {
-            let _entered = scope.enter();
-            context::update(|frame| frame.set_request_id(&id, replaced));
-        }
+        scope.update(|frame| frame.set_request_id(&id, replaced));
         ResponseFuture::call(&mut self.inner, request, SetHeader(id), scope)
     }
 }

@@ -1,0 +1,14 @@
+//! The examples of the README and the guide, compiled.
+
+#[doc = include_str!("../README.md")]
+struct Readme;
+#[doc = include_str!("../docs/access-log.md")]
+struct AccessLog;
+#[doc = include_str!("../docs/catch-panic.md")]
+struct CatchPanic;
+#[doc = include_str!("../docs/log.md")]
+struct Log;
+#[doc = include_str!("../docs/propagate.md")]
+struct Propagate;
+#[doc = include_str!("../docs/request-id.md")]
+struct RequestId;
