@@ -1,32 +1,25 @@
 //! The id of a call goes along on outbound calls: the shop asks its own kitchen, which hears the same id.
 //!
 //! ```sh
-//! cargo run --example propagate --features request-id,propagate
+//! cargo run --example propagate --features request-id,propagate,reqwest
 //! curl localhost:3000 -H 'x-request-id: my-id'
 //! ```
 
-use axum::{Extension, Router, body::Body, extract::State, http::Request, routing::get};
+use axum::{Extension, Router, extract::State, http::StatusCode, routing::get};
 use plimsoll::{
     client::propagate::{Propagate, PropagateLayer},
     context::RequestId,
     server::request_id::RequestIdLayer,
 };
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, ServiceExt};
 
 type Client = Propagate<reqwest::Client>;
 
-async fn shop(State(mut kitchen): State<Client>) -> Result<String, String> {
-    let request =
-        Request::get("http://127.0.0.1:3000/kitchen").body(reqwest::Body::from(Vec::new()));
-    let request = request.map_err(|error| error.to_string())?;
-    let kitchen = kitchen.ready().await.map_err(|error| error.to_string())?;
-    let response = kitchen
-        .call(request)
-        .await
-        .map_err(|error| error.to_string())?;
-    let said = axum::body::to_bytes(Body::new(response.into_body()), 1_024).await;
-    said.map(|said| String::from_utf8_lossy(&said).into_owned())
-        .map_err(|error| error.to_string())
+async fn shop(State(client): State<Client>) -> Result<String, StatusCode> {
+    let url = "http://127.0.0.1:3000/kitchen".parse().expect("a URL");
+    let request = reqwest::Request::new(reqwest::Method::GET, url);
+    let answer = async { client.oneshot(request).await?.text().await }.await;
+    answer.map_err(|_: reqwest::Error| StatusCode::BAD_GATEWAY)
 }
 
 async fn kitchen(Extension(id): Extension<RequestId>) -> String {
