@@ -241,8 +241,9 @@ where
             Some(Err(error)) => {
                 let error = error.into();
                 let last = this.rest.failed(&*error);
-                this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.ok_or(error)))
+                this.watch
+                    .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
             }
             None => match this.rest.ended() {
                 Ended::Well(trailers) => {
@@ -252,8 +253,9 @@ where
                     Poll::Ready(None)
                 }
                 Ended::Short(error, last) => {
-                    this.watch.end(End::Failed(Fault::of(&*error)));
-                    Poll::Ready(Some(last.ok_or(error)))
+                    this.watch
+                        .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                    Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
                 }
             },
         }
@@ -308,7 +310,19 @@ where
 enum Ended {
     Well(Option<Box<HeaderMap>>),
     /// It owed something: the error, and the frame that tells the caller, if there can be one.
-    Short(BoxError, Option<Frame<Bytes>>),
+    Short(BoxError, Option<Last>),
+}
+
+/// The last frame of a stream of gRPC that broke, and the status in it.
+pub(super) struct Last {
+    pub(super) code: Option<GrpcCode>,
+    frame: Frame<Bytes>,
+}
+
+impl Last {
+    fn into_frame(self) -> Frame<Bytes> {
+        self.frame
+    }
 }
 
 impl Status {
@@ -321,12 +335,14 @@ impl Status {
     }
 
     /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
-    fn broken(&self, trailers: HeaderMap) -> Option<Frame<Bytes>> {
-        match self {
-            Self::Settled => None,
-            Self::InTrailers => Some(Frame::trailers(trailers)),
-            Self::InBody(scanner) => scanner.frame_of(&trailers).map(Frame::data),
-        }
+    fn broken(&self, trailers: HeaderMap) -> Option<Last> {
+        let code = GrpcCode::of(&trailers);
+        let frame = match self {
+            Self::Settled => return None,
+            Self::InTrailers => Frame::trailers(trailers),
+            Self::InBody(scanner) => Frame::data(scanner.frame_of(&trailers)?),
+        };
+        Some(Last { code, frame })
     }
 }
 
@@ -350,7 +366,7 @@ impl Rest {
         self.status = Status::Settled;
     }
 
-    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Frame<Bytes>> {
+    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
         if error.is::<BodyPanicked>() {
             // It was noted where it was caught.
             return self
