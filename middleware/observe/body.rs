@@ -46,7 +46,8 @@ pin_project! {
                 let _entered = this.scope.enter();
                 this.inner.set(None);
                 if this.rest.is_sent {
-                    this.watch.end(End::Complete { trailers: None });
+                    let trailers = this.rest.status.in_body();
+                    this.watch.end(End::Complete { trailers });
                 }
                 drop(this.watch.take());
             }
@@ -334,6 +335,14 @@ impl Status {
         }
     }
 
+    /// The trailers of gRPC-Web that have passed.
+    fn in_body(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Settled | Self::InTrailers => None,
+            Self::InBody(scanner) => scanner.trailers(),
+        }
+    }
+
     /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
     fn broken(&self, trailers: HeaderMap) -> Option<Last> {
         let code = GrpcCode::of(&trailers);
@@ -354,6 +363,7 @@ impl Rest {
         }
         if let Status::InBody(scanner) = &mut self.status {
             scanner.take(data);
+            self.is_sent |= scanner.trailers().is_some();
         }
     }
 
@@ -382,10 +392,7 @@ impl Rest {
     }
 
     fn ended(&mut self) -> Ended {
-        let trailers = match &mut self.status {
-            Status::InBody(scanner) => scanner.trailers().cloned().map(Box::new),
-            Status::Settled | Status::InTrailers => None,
-        };
+        let trailers = self.status.in_body().cloned().map(Box::new);
         let error: BoxError = match self.length {
             _ if !self.status.is_settled() => MissingStatus.into(),
             Some(left @ 1..) => ShortBody { left }.into(),
