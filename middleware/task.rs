@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    context::in_current_call,
+    context::{self, in_current_call},
     gauge::{Gauges, Kind, Metric, Reading},
     panics::{self, PanicFacts},
 };
@@ -183,14 +183,15 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     if facts.is_some() {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }
-    let (error, location) =
-        facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
+    // A task of a call may quote its request.
+    let text = facts.map(|facts| context::redact(&facts.text));
+    let location = facts.and_then(PanicFacts::location);
     tracing::error!(
         target: "plimsoll::task",
         event = "task_died",
         task = name,
         how,
-        panic = error,
+        panic = text.as_deref(),
         location,
         "a background task died",
     );

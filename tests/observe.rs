@@ -776,6 +776,23 @@ async fn the_trailers_of_grpc_web_are_found_in_the_body() {
 }
 
 #[tokio::test]
+async fn a_stream_of_grpc_web_whose_trailers_are_out_is_complete_without_a_last_poll() {
+    let steps = [
+        Step::Data(leaked(frame(0, b"hello"))),
+        Step::Data(leaked(frame(0x80, b"grpc-status:5\r\n"))),
+        Step::Hang,
+    ];
+    let (response, ends) = answer(post(BINARY), web(BINARY, steps.into())).await;
+    let mut body = response.into_body();
+    for _ in 0..2 {
+        assert_eq!(ends.take(), [""; 0]);
+        body.frame().await.expect("a frame").expect("data");
+    }
+    drop(body);
+    assert_eq!(ends.take(), ["complete, status 5"]);
+}
+
+#[tokio::test]
 async fn a_stream_of_grpc_web_that_lacks_its_status_gets_one() {
     for content_type in [BINARY, TEXT] {
         for failing in [false, true] {
