@@ -217,7 +217,7 @@ impl<F: Future> Future for Caught<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut future = self.project().future;
-        let polled = panics::catch(false, || {
+        let polled = panics::catch("task", false, || {
             let polled = future
                 .as_mut()
                 .as_pin_mut()
@@ -272,7 +272,12 @@ mod tests {
         let counted = Arc::clone(&starts);
         let task = supervise("a_failing_task", move || {
             let start = counted.fetch_add(1, Ordering::Relaxed);
-            async move { assert!(start % 2 == 0, "odd starts panic, even ones return") }
+            async move {
+                assert!(
+                    start.is_multiple_of(2),
+                    "odd starts panic, even ones return"
+                )
+            }
         });
         // 100 + 200 + 400 + 800 ms: the fifth start is due after 1.5 s. The clock is paused: this takes no time.
         tokio::time::sleep(Duration::from_millis(1_550)).await;

@@ -1,5 +1,9 @@
 //! One JSON line for each call.
 
+use axum::{Router, body::Body};
+use http::Request;
+use plimsoll::server::access_log::{self, AccessLogLayer};
+use tower::util::MapRequestLayer;
 use tower_http::{
     classify::{ServerErrorsAsFailures, SharedClassifier},
     trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer},
@@ -17,6 +21,27 @@ use crate::{
 };
 
 pub(crate) const CASES: &[Case] = &[
+    Case::ours("access_log/admitted", BARE_ROUTER, || {
+        logged(router().layer(AccessLogLayer::new()))
+    }),
+    Case::ours("access_log/admitted/sf", BARE_SERVICE, || {
+        subscribers::plimsoll();
+        let service = AccessLogLayer::new().layer(service());
+        Subject::service(service, Traffic::menu().logged())
+    }),
+    Case::ours("access_log/call_span", BARE_ROUTER, || {
+        logged(router().layer(AccessLogLayer::new().call_span()))
+    }),
+    Case::ours("access_log/field", BARE_ROUTER, || {
+        let tenant = MapRequestLayer::new(|request: Request<Body>| {
+            access_log::field("tenant", "acme");
+            request
+        });
+        logged(router().layer((AccessLogLayer::new(), tenant)))
+    }),
+    Case::ours("access_log/tower-http/plimsoll", BARE_ROUTER, || {
+        logged(router().layer(trace()))
+    }),
     Case::peer(
         "access_log/tower-http/tracing-subscriber",
         BARE_ROUTER,
@@ -54,6 +79,12 @@ pub(crate) const CASES: &[Case] = &[
         },
     ),
 ];
+
+/// A Router whose lines go into our log.
+fn logged(router: Router) -> Subject {
+    subscribers::plimsoll();
+    Subject::service(router.with_state(()), Traffic::menu().logged())
+}
 
 fn traced_router() -> Subject {
     let router = router().layer(trace());

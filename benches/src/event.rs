@@ -8,6 +8,10 @@ use crate::{
 };
 
 pub(crate) const CASES: &[Case] = &[
+    Case::ours_alone("event/plimsoll", || {
+        subscribers::plimsoll();
+        order_lines()
+    }),
     Case::bare("event/tracing-subscriber", || {
         subscribers::tracing_subscriber(Spans::Full);
         order_lines()

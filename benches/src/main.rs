@@ -26,7 +26,7 @@
 //! - *allocs*: what all threads ask of the heap, counted exactly over 8,192 calls after 2,000 others.
 //!   "re" are reallocations.
 //! - *instructions*: by callgrind, 1,000 calls after 200, of the thread that serves, in user mode: what the
-//!   kernel does for it is not in them. They hardly differ from run to run.
+//!   kernel does for it is not in them. The least of three runs, which differ by a percent or two.
 //!
 //! **What to know when reading.** Log lines go to a sink that only counts them: nobody pays for a
 //! `write(2)`. Peers format and write a line on the thread that serves; plimsoll's writer has a thread of
@@ -36,6 +36,7 @@
 //! **HTTP.** `-- http` serves a bare Router, our stack and the peers' on one pinned core, in turn, to a
 //! client on another: 32 connections kept alive, one request under way on each. Requests a second
 //! compare with the bare Router in the same round; CPU time is that of all threads of the server.
+//! Both suffer from anything else that runs on the two cores: use a quiet machine.
 //!
 //! **The guard** measures allocations and instructions of our cases only and fails if one exceeds its
 //! ceiling, or if cases and ceilings do not match. Wall time is never asserted.

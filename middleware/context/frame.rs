@@ -13,6 +13,7 @@ thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
     /// Frames of calls that have ended, so that a call costs no allocation.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -114,6 +115,15 @@ impl Frame {
         self.request_id.as_ref()
     }
 
+    /// Whether this is the frame of the call with this id, as far as ids tell.
+    #[inline]
+    fn is_of(&self, id: Option<&RequestId>) -> bool {
+        match (id, &self.request_id) {
+            (Some(id), Some(own)) => id == own,
+            _ => true,
+        }
+    }
+
     pub(crate) fn id_replaced(&self) -> bool {
         self.id_replaced
     }
@@ -205,6 +215,8 @@ pub(crate) fn note(cause: Cause) {
 pub struct Scope {
     /// Of the outermost layer only.
     frame: Option<Box<Frame>>,
+    /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
+    strayed: bool,
     span: Span,
 }
 
@@ -223,12 +235,41 @@ impl Scope {
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
-        let marked =
-            extensions.get::<RequestId>().is_some() || extensions.get::<InCall>().is_some();
-        let joined = marked && current(|_| ()).is_some();
+        let id = extensions.get::<RequestId>();
+        let marked = id.is_some() || extensions.get::<InCall>().is_some();
+        let joined = marked && current(|frame| frame.is_of(id)).unwrap_or_default();
+        let frame = (!joined).then(|| {
+            let mut frame = Frame::of(request);
+            frame.request_id = id.cloned();
+            frame
+        });
         Self {
-            frame: (!joined).then(|| Frame::of(request)),
+            frame,
+            strayed: marked && !joined,
             span: Span::none(),
+        }
+    }
+
+    /// Joins the frame of the call once this runs within it. What was noted elsewhere comes along.
+    #[cold]
+    fn return_home(&mut self) {
+        let Some(own) = &mut self.frame else {
+            return;
+        };
+        let returned = own.request_id.is_some()
+            && update(|frame| {
+                let home = frame.request_id == own.request_id;
+                if home && let Some(journal) = own.journal.take() {
+                    frame.journal_mut().append(*journal);
+                }
+                home
+            })
+            .unwrap_or_default();
+        if returned {
+            self.strayed = false;
+            if let Some(own) = self.frame.take() {
+                own.give_back();
+            }
         }
     }
 
@@ -236,7 +277,17 @@ impl Scope {
     pub(super) fn of_ids(ids: Option<Box<Frame>>) -> Self {
         Self {
             frame: ids,
+            strayed: false,
             span: Span::current(),
+        }
+    }
+
+    /// A scope of no call.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            frame: None,
+            strayed: false,
+            span: Span::none(),
         }
     }
 
@@ -270,6 +321,9 @@ impl Scope {
     /// Puts the frame in place until the guard is dropped.
     #[inline]
     pub fn enter(&mut self) -> Entered<'_> {
+        if self.strayed {
+            self.return_home();
+        }
         let owned = self.frame.is_some();
         if owned {
             swap(&mut self.frame);
@@ -284,6 +338,7 @@ impl Scope {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             frame: self.frame.take(),
+            strayed: self.strayed,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }
@@ -343,7 +398,7 @@ impl fmt::Debug for Frame {
 }
 
 /// Runs this as if within a call with this id, a trace and these fields.
-#[cfg(all(test, feature = "access-log"))]
+#[cfg(test)]
 pub(crate) fn pretend<R>(
     id: &str,
     fields: Vec<(&'static str, FieldValue)>,

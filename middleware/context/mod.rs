@@ -17,7 +17,7 @@ mod trace;
 pub use failure::Failure;
 pub(crate) use failure::chain;
 pub use frame::Scope;
-#[cfg(all(test, feature = "access-log"))]
+#[cfg(test)]
 pub(crate) use frame::pretend;
 pub(crate) use frame::{Frame, current, note, update};
 pub use journal::FieldValue;

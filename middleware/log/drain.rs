@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::escape;
-use super::json::Stamp;
-use super::line::{Again, Line, Reserved};
+use super::form::NONE;
+use super::line::{Again, Line};
 use super::notice::{Kind, Losses, Notice, Notices, Reason, Tally};
 use super::queue::Lines;
+use super::scratch::Stamp;
 use super::writer::Shared;
 use crate::clock;
 
@@ -265,7 +266,7 @@ impl Drain {
             (form.own_name("error"), self.last_failure.as_str()),
         ];
         for (key, value) in texts {
-            if !value.is_empty() && line.begin(key, &Reserved::none(), Again::Skip) {
+            if !value.is_empty() && line.begin(key, &NONE, Again::Skip) {
                 line.bytes().push(b'"');
                 escape::push_text(line.bytes(), value);
                 line.bytes().push(b'"');
@@ -285,7 +286,7 @@ impl Drain {
         ];
         for (key, value) in numbers {
             if let Some(value) = value
-                && line.begin(key, &Reserved::none(), Again::Skip)
+                && line.begin(key, &NONE, Again::Skip)
             {
                 escape::push_integer(line.bytes(), value);
                 line.end();

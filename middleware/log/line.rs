@@ -22,7 +22,7 @@ const SHORTER: [usize; 9] = [8192, 4096, 2048, 1024, 512, 256, 128, 64, 32];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
     names: Vec<&'static str>,
-    bits: u128,
+    bits: u64,
 }
 
 impl Reserved {
@@ -43,7 +43,7 @@ impl Reserved {
     }
 
     #[inline]
-    fn has(&self, key: &[u8], bit: u128) -> bool {
+    fn has(&self, key: &[u8], bit: u64) -> bool {
         self.bits & bit != 0 && self.names.iter().any(|name| name.as_bytes() == key)
     }
 }
@@ -62,8 +62,15 @@ pub(super) enum Again {
 pub(super) struct Line {
     bytes: Vec<u8>,
     fields: Vec<Field>,
-    bits: u128,
+    bits: u64,
     cut: bool,
+}
+
+/// `,"key":`, prepared.
+#[derive(Debug)]
+pub(super) struct Ready {
+    text: Vec<u8>,
+    bit: u64,
 }
 
 /// Where a field stands in the line: `,"key":value`.
@@ -116,6 +123,41 @@ impl Line {
         self.close_key(start, reserved, again)
     }
 
+    /// Prepares a key, as [`begin`](Self::begin) would write it into this line. The key is taken from now on.
+    pub(super) fn ready(&mut self, key: &str, reserved: &Reserved, again: Again) -> Option<Ready> {
+        let start = self.bytes.len();
+        let begun = self.begin(key, reserved, again);
+        self.end();
+        begun.then(|| {
+            let text = self.bytes.get(start..).unwrap_or_default().to_vec();
+            let key = text
+                .get(2..text.len().saturating_sub(2))
+                .unwrap_or_default();
+            Ready {
+                bit: bit(key),
+                text,
+            }
+        })
+    }
+
+    /// Writes a key that was prepared: nothing in the line may have it.
+    pub(super) fn begin_ready(&mut self, key: &Ready) -> bool {
+        let start = self.bytes.len();
+        if start > 2 * MAX_DRAFT {
+            self.cut = true;
+            return false;
+        }
+        self.bytes.extend_from_slice(&key.text);
+        let end = self.bytes.len();
+        self.bits |= key.bit;
+        self.fields.push(Field {
+            start,
+            key_end: end.saturating_sub(2),
+            end,
+        });
+        true
+    }
+
     /// Copies a field that was written before, its key and value as they stand in JSON.
     pub(super) fn copy(&mut self, key: &[u8], value: &[u8], reserved: &Reserved, again: Again) {
         let Some(start) = self.open() else {
@@ -148,11 +190,6 @@ impl Line {
         self.cut |= shorten(&mut self.bytes, field.value_start(), limit);
         to.extend_from_slice(self.bytes.get(field.value_start()..).unwrap_or_default());
         self.bytes.truncate(field.start);
-    }
-
-    /// True if the line has a field of this name.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.bits & bit(key.as_bytes()) != 0 && self.written(key.as_bytes())
     }
 
     /// Closes the object and hands out the whole line.
@@ -270,18 +307,17 @@ fn shorten(bytes: &mut Vec<u8>, start: usize, limit: usize) -> bool {
     true
 }
 
-/// One of 128 bits for a key. Two keys with the same bit are then compared.
+/// One of 64 bits for a key. Two keys with the same bit are then compared. With these factors none of the access line's
+/// keys has the bit of another one or of a key that every line has.
 #[inline]
-fn bit(key: &[u8]) -> u128 {
-    let byte = |at: usize| u32::from(key.get(at).copied().unwrap_or_default());
-    let last = byte(key.len().saturating_sub(1));
-    let middle = byte(key.len() / 2);
-    let mixed = (key.len() as u32)
-        .wrapping_mul(37)
-        .wrapping_add(byte(0).wrapping_mul(11))
-        .wrapping_add(middle.wrapping_mul(5))
-        .wrapping_add(last);
-    1_u128.wrapping_shl(mixed)
+fn bit(key: &[u8]) -> u64 {
+    let (first, last) = match key {
+        [first, .., last] => (*first, *last),
+        [only] => (*only, *only),
+        [] => (0, 0),
+    };
+    let mixed = u32::from(first).wrapping_mul(3) ^ u32::from(last).wrapping_mul(17);
+    1_u64.wrapping_shl(mixed ^ (key.len() as u32).wrapping_mul(9))
 }
 
 #[cfg(test)]

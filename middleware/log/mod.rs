@@ -12,14 +12,17 @@
 //! [`init`] and [`Setup`] do it all. For a subscriber of your own, [`JsonLayer`] is the formatter and [`Writer`] the
 //! queue and thread behind it.
 
+mod callsite;
 mod drain;
 mod escape;
+mod form;
 mod gauges;
 mod json;
 mod line;
 mod notice;
 mod queue;
 mod schema;
+mod scratch;
 mod setup;
 mod sink;
 mod span;

@@ -13,7 +13,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use super::Log;
-use super::json::{Identity, JsonLayer};
+use super::form::Identity;
+use super::json::JsonLayer;
 use super::schema::Schema;
 use super::sink::Sink;
 use super::writer::{DEFAULT_QUEUE_BYTES, Overflow, Writer};

@@ -1,5 +1,7 @@
 //! The fields of a span, written as JSON once and copied into each line of the span.
 
+use tracing::field::Field;
+
 use super::line::{Again, Line, MAX_LINE, Reserved};
 use super::schema::Unit;
 use super::visit::Fields;
@@ -102,8 +104,8 @@ fn head(key: usize, value: usize) -> [u8; HEAD] {
     [k0, k1, k2, k3, v0, v1, v2, v3]
 }
 
-impl Fields for SpanFields {
-    fn begin(&mut self, name: &str) -> Option<Unit> {
+impl SpanFields {
+    fn open(&mut self, name: &str) -> Option<Unit> {
         if self.packed.len() > MAX_SPAN {
             self.cut = true;
             return None;
@@ -118,6 +120,12 @@ impl Fields for SpanFields {
             .saturating_sub(HEAD);
         self.set_head(key_length, 0);
         Some(Unit::AsIs)
+    }
+}
+
+impl Fields for SpanFields {
+    fn begin(&mut self, field: &Field) -> Option<Unit> {
+        self.open(field.name())
     }
 
     fn value(&mut self) -> &mut Vec<u8> {
@@ -158,7 +166,7 @@ mod tests {
     fn fields(pairs: &[(&str, &str)]) -> SpanFields {
         let mut fields = SpanFields::default();
         for (key, value) in pairs {
-            assert_eq!(fields.begin(key), Some(Unit::AsIs));
+            assert_eq!(fields.open(key), Some(Unit::AsIs));
             fields.value().extend_from_slice(value.as_bytes());
             fields.end(false);
         }

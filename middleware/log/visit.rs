@@ -20,7 +20,7 @@ const FAILED: &[u8] = b"<could not be formatted>";
 /// Takes fields one after the other.
 pub(super) trait Fields {
     /// Makes ready for the value of a field and says in which unit it is wanted; `None` if it is not wanted.
-    fn begin(&mut self, name: &str) -> Option<Unit>;
+    fn begin(&mut self, field: &Field) -> Option<Unit>;
     /// Where the value goes.
     fn value(&mut self) -> &mut Vec<u8>;
     /// The value is there; `cut` if it is not the whole of it.
@@ -32,7 +32,7 @@ pub(super) struct Visitor<'a, F>(pub(super) &'a mut F);
 
 impl<F: Fields> Visitor<'_, F> {
     fn put(&mut self, field: &Field, write: impl FnOnce(&mut Vec<u8>) -> bool) {
-        if self.0.begin(field.name()).is_some() {
+        if self.0.begin(field).is_some() {
             let cut = write(self.0.value());
             self.0.end(cut);
         }
@@ -76,7 +76,7 @@ impl<F: Fields> Visit for Visitor<'_, F> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        if let Some(unit) = self.0.begin(field.name()) {
+        if let Some(unit) = self.0.begin(field) {
             unit.push(self.0.value(), value);
             self.0.end(false);
         }

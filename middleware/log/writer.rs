@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::drain::Drain;
-use super::json::Form;
+use super::form::Form;
 pub(crate) use super::notice::Kind;
 use super::notice::{Losses, Reason, Tally};
 use super::queue::{Append, Queue, Signal};

@@ -61,7 +61,6 @@ pub(crate) fn observe_request<B: Body + 'static>(body: B) -> (B, Option<Arc<Inta
 }
 
 /// A value under its other, known type. Only a cast: it succeeds when the types are the same.
-#[cfg(any(feature = "axum", feature = "tonic"))]
 fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
     let mut value = Some(value);
     match (&mut value as &mut dyn Any)

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::{End, Intake, observe_request};
 use crate::{
-    context::{self, Failure, Frame, Journal, Scope},
+    context::{self, Cause, Failure, Frame, Journal, Scope},
     outcome::Outcome,
     protocol::{GrpcCode, Protocol, code::message_of},
     rejection::{Reason, Rejection},
@@ -98,14 +98,22 @@ impl Witness {
         let (headers, extensions) = (response.headers(), response.extensions());
         let is_grpc = self.protocol.is_grpc();
         let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
+        let failure = extensions.get::<Failure>();
         let error = if self.keeps_texts {
-            let failure = extensions.get::<Failure>();
             failure
                 .map(|failure| context::chain(failure.error()))
                 .or_else(|| message_if_failed(grpc, headers))
         } else {
             None
         };
+        if let Some(failure) = failure.filter(|failure| failure.is_upstream()) {
+            // Noted once, though several layers see it.
+            context::note(Cause {
+                outcome: Outcome::UpstreamError,
+                layer: "",
+                error: context::chain(failure.error()),
+            });
+        }
         self.head = Some(Head {
             status: response.status(),
             grpc,

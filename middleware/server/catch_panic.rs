@@ -38,7 +38,7 @@ use crate::{
     gauge::{Gauges, Metric, Reading},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
-    panics::{self, PanicFacts},
+    panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
 
@@ -403,7 +403,7 @@ impl Catcher {
     /// Runs this. When it panics, that is what became of the call, and there is no result.
     #[inline]
     fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
-        match panics::catch(self.backtraces, run) {
+        match panics::catch(place.label(), self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
                 context::note(Cause {
@@ -419,7 +419,7 @@ impl Catcher {
 
     /// Runs a destructor. What became of the call was settled before it.
     fn drop_guarded(&self, run: impl FnOnce()) {
-        if let Err(facts) = panics::catch(self.backtraces, run) {
+        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
             self.caught(Place::Drop, &facts);
         }
     }
@@ -427,7 +427,7 @@ impl Catcher {
     #[cold]
     fn caught(&self, place: Place, facts: &PanicFacts) {
         self.state.count(place).fetch_add(1, Ordering::Relaxed);
-        facts.write_line(place.label(), false);
+        facts.write_line(Fate::Caught);
         if let Some(burst) = &self.state.burst {
             let too_many = burst
                 .lock()

@@ -11,7 +11,7 @@ use super::{
 const CEILINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ceilings.txt");
 
 /// Instructions may exceed their ceiling by this part of it, or by [`SLACK`] if that is more:
-/// compilers differ a little, and hash seeds move a few instructions from run to run.
+/// compilers differ a little, and so do runs.
 const MARGIN: f64 = 0.03;
 const SLACK: f64 = 50.0;
 

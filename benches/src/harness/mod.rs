@@ -53,6 +53,16 @@ impl Case {
         }
     }
 
+    /// Something of plimsoll's that is put around nothing.
+    pub(crate) const fn ours_alone(name: &'static str, make: fn() -> Subject) -> Self {
+        Self {
+            name,
+            base: None,
+            whose: Whose::Ours,
+            make,
+        }
+    }
+
     /// A layer of plimsoll.
     pub(crate) const fn ours(
         name: &'static str,

@@ -1,1 +1,72 @@
-fn main() {}
+//! A coffee shop of two services in one process: `reception` takes orders over HTTP, `barista` makes them over gRPC.
+//!
+//! `cargo run -p coffee_shop` starts it and prints what to try. The addresses can be changed with `RECEPTION_ADDR`,
+//! `BARISTA_ADDR` and `OPS_ADDR`; port 0 lets the system choose one.
+
+mod barista;
+mod failure;
+mod menu;
+mod ops;
+mod orders;
+mod reception;
+mod shop;
+mod signals;
+
+/// What the two services say to each other, generated from `proto/coffee_shop.proto`.
+#[allow(unreachable_pub)]
+mod proto {
+    tonic::include_proto!("coffee_shop.v1");
+}
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use plimsoll::log;
+
+use shop::{BindError, Shop};
+
+/// How long the calls that did not end in time may take to notice that the shop is closed.
+const LAST_CALLS: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    // One line of JSON for each event; the last of them are written when `_log` is dropped, at the end of `main`.
+    let _log = match log::Setup::new().service("coffee_shop").to_stderr().init() {
+        Ok(log) => log,
+        Err(error) => return fail(2, &error),
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<BindError>() => fail(2, &*error),
+        Err(error) => fail(1, &*error),
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(async {
+        let asked_to_close = signals::asked_to_close()?;
+        let shop = Shop::bind().await?;
+        writeln!(io::stdout(), "{}", shop.what_to_try())?;
+        shop.serve(asked_to_close).await?;
+        Ok(())
+    });
+    // Calls that are still there end here, and each writes its line.
+    runtime.shutdown_timeout(LAST_CALLS);
+    served
+}
+
+/// Says why the shop closes.
+fn fail(code: u8, error: &dyn Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    if writeln!(io::stderr(), "coffee_shop: {text}").is_err() {
+        tracing::error!(error = text, "stderr is closed");
+    }
+    ExitCode::from(code)
+}

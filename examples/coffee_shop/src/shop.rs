@@ -1,0 +1,190 @@
+//! Opens the shop: three addresses, who serves there, and how all of it ends.
+
+use std::future::IntoFuture;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use plimsoll::server::access_log::AccessLogLayer;
+use plimsoll::server::catch_panic::CatchPanicLayer;
+use plimsoll::server::request_id::RequestIdLayer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Endpoint, Server};
+
+use crate::{barista, ops, reception};
+
+/// How long calls may go on after Ctrl-C.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long reception waits for the barista's answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The three listeners, open but not served yet.
+pub(crate) struct Shop {
+    reception: Door,
+    barista: Door,
+    ops: Door,
+}
+
+struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} (set {variable} to another address)")]
+pub(crate) struct BindError {
+    variable: &'static str,
+    address: String,
+    source: io::Error,
+}
+
+/// Why the shop closed by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("a listener failed")]
+    Listener(#[from] io::Error),
+    #[error("the barista failed")]
+    Barista(#[from] tonic::transport::Error),
+}
+
+impl Shop {
+    /// Opens the listeners where the environment says, or at the usual places.
+    ///
+    /// # Errors
+    ///
+    /// When an address is not one or is taken; the error names the variable that changes it.
+    pub(crate) async fn bind() -> Result<Self, BindError> {
+        Ok(Self {
+            reception: Door::open("RECEPTION_ADDR", "127.0.0.1:3000").await?,
+            barista: Door::open("BARISTA_ADDR", "127.0.0.1:50051").await?,
+            ops: Door::open("OPS_ADDR", "127.0.0.1:9090").await?,
+        })
+    }
+
+    /// What a newcomer can do now.
+    pub(crate) fn what_to_try(&self) -> String {
+        let (reception, ops) = (self.reception.address, self.ops.address);
+        format!(
+            "\
+The coffee shop is open: reception on {reception}, barista on {barista}, ops on {ops}.
+
+  curl http://{reception}/menu
+  curl http://{reception}/orders -H 'content-type: application/json' -d '{{\"coffee\":\"cappuccino\"}}'
+  curl http://{reception}/orders/1
+  curl -N http://{reception}/orders/1/updates
+  curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
+  curl http://{ops}/readyz
+
+Ctrl-C closes the shop.
+",
+            barista = self.barista.address,
+        )
+    }
+
+    /// Serves until it is `asked_to_close`, then until the calls have ended, at most 5 s more.
+    ///
+    /// # Errors
+    ///
+    /// When one of the three cannot go on.
+    pub(crate) async fn serve(
+        self,
+        asked_to_close: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let closing = CancellationToken::new();
+        // The barista stays until reception has no call left that may need it.
+        let reception_closed = CancellationToken::new();
+
+        let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
+            .connect_timeout(PATIENCE)
+            .timeout(PATIENCE)
+            .connect_lazy();
+        let reception = axum::serve(
+            self.reception.listener.tap_io(no_delay),
+            reception::routes(barista)
+                .layer(layers())
+                .into_make_service_with_connect_info::<SocketAddr>(),
+        )
+        .with_graceful_shutdown(closing.clone().cancelled_owned());
+        let barista = Server::builder()
+            .layer(layers())
+            .add_service(barista::service())
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(self.barista.listener).with_nodelay(Some(true)),
+                reception_closed.clone().cancelled_owned(),
+            );
+        let ops = axum::serve(self.ops.listener, ops::routes(closing.clone()));
+
+        let reception = async {
+            reception.await?;
+            reception_closed.cancel();
+            Ok::<_, ServeError>(())
+        };
+        let barista = async { Ok(barista.await?) };
+        let calls = async { tokio::try_join!(reception, barista) };
+        let patience = async {
+            asked_to_close.await;
+            tracing::info!("the shop closes");
+            closing.cancel();
+            tokio::time::sleep(DRAIN).await;
+            tracing::warn!("some calls did not end in time and are cut");
+        };
+        tokio::select! {
+            ended = calls => ended.map(drop),
+            () = patience => Ok(()),
+            ended = ops.into_future() => Ok(ended?),
+        }
+    }
+}
+
+/// What stands around both services, outermost first.
+fn layers() -> (RequestIdLayer, AccessLogLayer, CatchPanicLayer) {
+    (
+        // Every call has an id, taken from the caller or made here.
+        RequestIdLayer::new(),
+        // One line for each call, when its last byte is out.
+        AccessLogLayer::new(),
+        // A panic becomes a 500, or INTERNAL for gRPC; the two above see it as an answer.
+        CatchPanicLayer::new(),
+    )
+}
+
+impl Door {
+    async fn open(variable: &'static str, default: &str) -> Result<Self, BindError> {
+        let address = match std::env::var_os(variable) {
+            Some(address) => address.to_string_lossy().into_owned(),
+            None => default.to_owned(),
+        };
+        let open = async {
+            let listener = TcpListener::bind(&address).await?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        open.await.map_err(|source| BindError {
+            variable,
+            address: address.clone(),
+            source,
+        })
+    }
+}
+
+/// An address one can connect to, also if the listener takes calls on all of them.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn no_delay(connection: &mut TcpStream) {
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::warn!(%error, "a connection stays with Nagle's algorithm");
+    }
+}

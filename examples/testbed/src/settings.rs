@@ -1,0 +1,232 @@
+//! What the `TB_*` variables say. Nothing is ignored: a name or a value that is not understood is an error.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::http::Uri;
+
+/// Settings that have a name already, but nothing behind it yet.
+const NOT_SUPPORTED_YET: &[&str] = &[
+    "TB_MAX_INFLIGHT",
+    "TB_QUEUE",
+    "TB_QUEUE_MS",
+    "TB_ADAPTIVE",
+    "TB_RATE",
+    "TB_BURST",
+    "TB_KEY_CAP",
+    "TB_TRUSTED",
+    "TB_REDIS",
+    "TB_REDIS_POLICY",
+    "TB_REDIS_MS",
+    "TB_HEADER_MS",
+    "TB_BODY_MIN_BPS",
+    "TB_WRITE_MS",
+    "TB_BODY_MAX",
+    "TB_MAX_CONNS",
+    "TB_TIMEOUT_MS",
+    "TB_RETRIES",
+    "TB_RETRY_PCT",
+    "TB_BREAKER_FAILS",
+    "TB_BREAKER_OPEN_MS",
+    "TB_BREAKER_PROBES",
+    "TB_BREAKER_PROBE_MS",
+    "TB_STALE_MS",
+    "TB_SPOOL_DIR",
+    "TB_SPOOL_MAX",
+    "TB_SINK",
+    "TB_CHAOS",
+];
+
+/// How the testbed runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    /// `TB_HTTP`: HTTP/1.1, HTTP/2 without TLS, and gRPC as well. Default `127.0.0.1:0`.
+    pub(crate) http: SocketAddr,
+    /// `TB_GRPC`: tonic's own server. Default `127.0.0.1:0`.
+    pub(crate) grpc: SocketAddr,
+    /// `TB_ADMIN`: `/livez` and `/readyz`. Default `127.0.0.1:0`.
+    pub(crate) admin: SocketAddr,
+    /// `TB_LOG`: where log lines go. Default `stderr`.
+    pub(crate) log: LogTo,
+    /// `TB_UPSTREAM`: whom `/up/{path}` calls, `http://host:port`. Default none.
+    pub(crate) upstream: Option<Uri>,
+    /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
+    pub(crate) drain: Duration,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LogTo {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingError {
+    #[error("{0}: unknown setting")]
+    Unknown(String),
+    #[error("{0}: not supported yet")]
+    NotSupportedYet(String),
+    #[error("{name}={value}: expected {expected}")]
+    Bad {
+        name: String,
+        value: String,
+        expected: &'static str,
+    },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            http: any,
+            grpc: any,
+            admin: any,
+            log: LogTo::Stderr,
+            upstream: None,
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the variables that begin with `TB_`.
+    ///
+    /// # Errors
+    ///
+    /// When a name is unknown or not supported yet, or a value cannot be read; the error names it.
+    pub(crate) fn from_vars(
+        vars: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingError> {
+        let mut settings = Self::default();
+        for (name, value) in vars {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("TB_") {
+                settings.set(name, &value.to_string_lossy())?;
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Whether a listener lets the system choose its port.
+    pub(crate) fn any_port(&self) -> bool {
+        [self.http, self.grpc, self.admin]
+            .iter()
+            .any(|address| address.port() == 0)
+    }
+
+    fn set(&mut self, name: String, value: &str) -> Result<(), SettingError> {
+        match name.as_str() {
+            "TB_HTTP" => self.http = parse(name, value, "an address as in 127.0.0.1:8080")?,
+            "TB_GRPC" => self.grpc = parse(name, value, "an address as in 127.0.0.1:8080")?,
+            "TB_ADMIN" => self.admin = parse(name, value, "an address as in 127.0.0.1:8080")?,
+            "TB_LOG" => self.log = parse(name, value, "stdout, stderr or a file")?,
+            "TB_UPSTREAM" => self.upstream = Some(upstream(name, value)?),
+            "TB_DRAIN_MS" => {
+                self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            other if NOT_SUPPORTED_YET.contains(&other) => {
+                return Err(SettingError::NotSupportedYet(name));
+            }
+            _ => return Err(SettingError::Unknown(name)),
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for LogTo {
+    type Err = EmptyName;
+
+    fn from_str(value: &str) -> Result<Self, EmptyName> {
+        match value {
+            "" => Err(EmptyName),
+            "stdout" => Ok(Self::Stdout),
+            "stderr" => Ok(Self::Stderr),
+            path => Ok(Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+/// A file without a name.
+#[derive(Debug, PartialEq)]
+pub(crate) struct EmptyName;
+
+fn parse<T: FromStr>(name: String, value: &str, expected: &'static str) -> Result<T, SettingError> {
+    match value.parse() {
+        Ok(value) => Ok(value),
+        Err(_) => Err(SettingError::Bad {
+            name,
+            value: value.to_owned(),
+            expected,
+        }),
+    }
+}
+
+fn upstream(name: String, value: &str) -> Result<Uri, SettingError> {
+    let expected = "an address as in http://127.0.0.1:8080";
+    let uri: Uri = parse(name.clone(), value, expected)?;
+    if uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.path() == "/" {
+        return Ok(uri);
+    }
+    Err(SettingError::Bad {
+        name,
+        value: value.to_owned(),
+        expected,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Settings, String> {
+        let vars = vars.iter().map(|(name, value)| (name.into(), value.into()));
+        Settings::from_vars(vars).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_what_is_supported() {
+        let settings = read(&[
+            ("PATH", "/bin"),
+            ("TB_HTTP", "127.0.0.1:1"),
+            ("TB_GRPC", "[::1]:2"),
+            ("TB_ADMIN", "127.0.0.1:3"),
+            ("TB_LOG", "/tmp/log"),
+            ("TB_UPSTREAM", "http://127.0.0.1:4"),
+            ("TB_DRAIN_MS", "250"),
+        ])
+        .expect("all of these are supported");
+        assert!(!settings.any_port());
+        assert_eq!(settings.log, LogTo::File("/tmp/log".into()));
+        assert_eq!(settings.drain, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn names_what_it_refuses() {
+        for (name, value, says) in [
+            ("TB_HTPP", "127.0.0.1:1", "TB_HTPP: unknown setting"),
+            ("TB_RATE", "5", "TB_RATE: not supported yet"),
+            ("TB_HTTP", "here", "TB_HTTP=here: expected an address"),
+            ("TB_LOG", "", "TB_LOG=: expected stdout"),
+            (
+                "TB_UPSTREAM",
+                "https://a",
+                "TB_UPSTREAM=https://a: expected",
+            ),
+            (
+                "TB_UPSTREAM",
+                "http://a/b",
+                "TB_UPSTREAM=http://a/b: expected",
+            ),
+            ("TB_DRAIN_MS", "-1", "TB_DRAIN_MS=-1: expected a number"),
+        ] {
+            let error = read(&[(name, value)]).expect_err(name);
+            assert!(error.starts_with(says), "{error}");
+        }
+    }
+}
