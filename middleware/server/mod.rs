@@ -8,3 +8,5 @@ pub mod catch_panic;
 pub mod metrics;
 #[cfg(feature = "request-id")]
 pub mod request_id;
+#[cfg(feature = "trace-context")]
+pub mod trace_context;
