@@ -17,8 +17,12 @@ use plimsoll::{
     client::{self, propagate::PropagateLayer},
     rejection::Rejection,
     server::{
-        access_log::AccessLogLayer, catch_panic::CatchPanicLayer, metrics::MetricsLayer,
-        request_id::RequestIdLayer, trace_context::TraceContextLayer,
+        access_log::AccessLogLayer,
+        catch_panic::CatchPanicLayer,
+        metrics::MetricsLayer,
+        rate_limit::{Key, Quota, RateLimitLayer},
+        request_id::RequestIdLayer,
+        trace_context::TraceContextLayer,
     },
 };
 use probe::{Gate, OnOneThread, Probe, ProbeBody, ProbeError};
@@ -576,6 +580,7 @@ laws!(access_log, AccessLogLayer::new());
 laws!(access_log_with_a_span, AccessLogLayer::new().call_span());
 laws!(catch_panic, CatchPanicLayer::new());
 laws!(propagate, PropagateLayer::new());
+laws!(rate_limit, generous());
 laws!(
     metrics,
     MetricsLayer::new(&SdkMeterProvider::default().meter("laws"))
@@ -605,5 +610,11 @@ laws!(
         .layer(RequestIdLayer::new())
         .into_inner()
 );
+/// A limit that no law reaches.
+fn generous() -> RateLimitLayer {
+    let quota = Quota::per_second(1_000_000).whole().expect("a quota");
+    RateLimitLayer::new(Key::everyone(), quota)
+}
+
 // The yardstick of the laws: no layer at all.
 laws!(bare, layer_fn(|inner| inner));
