@@ -1,5 +1,6 @@
 //! Tower layers that keep a service upright under load and tell its operators what happened.
 
+#![forbid(unsafe_code)]
 // The gates: what swallows an error, what can panic, what reads the time or spawns in private.
 #![cfg_attr(
     not(test),
@@ -27,6 +28,7 @@
 pub mod client;
 pub mod clock;
 pub mod context;
+pub mod gauge;
 #[cfg(all(doctest, feature = "full"))]
 mod guide;
 #[cfg(feature = "access-log")]

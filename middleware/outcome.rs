@@ -1,5 +1,7 @@
 //! How a call ended, and whose fault that is: a closed set.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 
 use crate::{protocol::GrpcCode, rejection::Reason};
@@ -76,6 +78,38 @@ impl Outcome {
         }
     }
 
+    /// The value of `error.type` in metrics and spans; `None` for a call that went well, or wrong by the caller's doing.
+    /// A 4xx is no error of a server, and so are the statuses of gRPC that blame the caller.
+    pub fn error_type(
+        self,
+        http: Option<StatusCode>,
+        grpc: Option<GrpcCode>,
+    ) -> Option<Cow<'static, str>> {
+        let blames_server = match (grpc, http) {
+            (Some(code), _) => code.is_server_error(),
+            (None, Some(status)) => status.is_server_error(),
+            (None, None) => true,
+        };
+        match self {
+            Self::Ok | Self::ClientError | Self::StaleServed => None,
+            Self::ServerError => Some(match (grpc, http) {
+                (Some(code), _) => code.name().into(),
+                (None, Some(status)) if status.is_server_error() => {
+                    status.as_str().to_owned().into()
+                }
+                (None, _) => self.label().into(),
+            }),
+            Self::Rejected(_) | Self::RequestBodyError => {
+                blames_server.then(|| self.label().into())
+            }
+            Self::BodyError
+            | Self::BodyPanic
+            | Self::ClientGone
+            | Self::ClientGoneBody
+            | Self::UpstreamError => Some(self.label().into()),
+        }
+    }
+
     /// Whose fault it is.
     pub fn fault(self) -> Fault {
         match self {
@@ -126,6 +160,27 @@ mod tests {
         ] {
             let http = StatusCode::from_u16(http).expect("a status");
             assert_eq!(Outcome::of_status(http, grpc), expected, "{http} {grpc:?}");
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_the_server() {
+        let rejected = |reason| Outcome::Rejected(reason);
+        for (status, outcome, expected) in [
+            (Some(200), Outcome::Ok, None),
+            (Some(404), Outcome::ClientError, None),
+            (Some(503), Outcome::ServerError, Some("503")),
+            (None, Outcome::ServerError, Some("server_error")),
+            (Some(503), rejected(Reason::Shed), Some("shed")),
+            (Some(429), rejected(Reason::RateLimited), None),
+            (Some(400), Outcome::RequestBodyError, None),
+            (None, Outcome::RequestBodyError, Some("request_body_error")),
+            (Some(200), Outcome::BodyError, Some("body_error")),
+            (None, Outcome::ClientGone, Some("client_gone")),
+        ] {
+            let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+            let told = outcome.error_type(status, None);
+            assert_eq!(told.as_deref(), expected, "{outcome:?} {status:?}");
         }
     }
 }

@@ -16,14 +16,25 @@ use std::{
     time::Duration,
 };
 
-use crate::context;
+use crate::{
+    context,
+    gauge::{Kind, Metric},
+};
+
+/// What is told of caught panics, with the attribute `where`.
+pub(crate) const PANICS: Metric = Metric::new(
+    "plimsoll.panics",
+    Kind::Counter,
+    "{panic}",
+    "Panics that were caught, by place.",
+);
 
 /// How long a dying program waits for its log.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 thread_local! {
-    /// Whether a panic on this thread will be caught here, and if so, whether its backtrace is wanted.
-    static CATCHING: Cell<Option<bool>> = const { Cell::new(None) };
+    /// What is to be done about a panic on this thread.
+    static CATCHING: Cell<Catching> = const { Cell::new(Catching::NOTHING) };
     /// A panic that has not been caught yet.
     static UNDER_WAY: RefCell<Option<PanicFacts>> = const { RefCell::new(None) };
 }
@@ -31,20 +42,41 @@ thread_local! {
 static FLUSH: OnceLock<fn(Duration)> = OnceLock::new();
 static WRITES_ALL: AtomicBool = AtomicBool::new(false);
 
+/// Who catches panics on a thread.
+#[derive(Clone, Copy)]
+struct Catching {
+    /// Where a panic would be caught here, if it would.
+    place: Option<&'static str>,
+    backtrace: bool,
+    /// Whether there was one.
+    under_way: bool,
+}
+
+impl Catching {
+    const NOTHING: Self = Self {
+        place: None,
+        backtrace: false,
+        under_way: false,
+    };
+}
+
 /// What is known of one panic.
 #[derive(Clone, Debug)]
 pub(crate) struct PanicFacts {
     pub(crate) text: String,
+    place: &'static str,
     location: Option<String>,
     backtrace: Option<String>,
 }
 
 impl PanicFacts {
-    fn of_hook(info: &PanicHookInfo<'_>, backtrace: bool) -> Self {
+    fn of_hook(info: &PanicHookInfo<'_>, catching: Catching) -> Self {
+        let backtrace = catching.backtrace.then(Backtrace::force_capture);
         Self {
             text: text_of(info.payload()),
+            place: catching.place.unwrap_or("task"),
             location: info.location().map(ToString::to_string),
-            backtrace: backtrace.then(|| Backtrace::force_capture().to_string()),
+            backtrace: backtrace.map(|backtrace| backtrace.to_string()),
         }
     }
 
@@ -54,19 +86,31 @@ impl PanicFacts {
     }
 
     /// Writes the line of this panic. Secrets of the current request are taken out of its text.
-    pub(crate) fn write_line(&self, place: &'static str, fatal: bool) {
+    pub(crate) fn write_line(&self, fate: Fate) {
         let redacted = context::redact(&self.text);
         tracing::error!(
             target: "plimsoll::panic",
             event = "panic",
-            r#where = place,
+            r#where = self.place,
             panic = &*redacted,
             location = self.location.as_deref(),
             backtrace = self.backtrace.as_deref(),
-            fatal = fatal.then_some(true),
+            fatal = (fate == Fate::Fatal).then_some(true),
+            caught_inside = (fate == Fate::CaughtInside).then_some(true),
             "panicked",
         );
     }
+}
+
+/// What becomes of a panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Caught here, or by the runtime whose task it ends.
+    Caught,
+    /// Caught by other code, further in, which may have told nobody.
+    CaughtInside,
+    /// It ends the process.
+    Fatal,
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> String {
@@ -76,28 +120,47 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
         .to_owned()
 }
 
-/// Runs this and catches its panic.
+/// Runs this and catches its panic. The place is what its line tells as `where`.
 #[inline]
-pub(crate) fn catch<R>(backtrace: bool, run: impl FnOnce() -> R) -> Result<R, PanicFacts> {
-    let outer = CATCHING.replace(Some(backtrace));
+pub(crate) fn catch<R>(
+    place: &'static str,
+    backtrace: bool,
+    run: impl FnOnce() -> R,
+) -> Result<R, PanicFacts> {
+    let catching = Catching {
+        place: Some(place),
+        backtrace,
+        under_way: false,
+    };
+    let outer = CATCHING.replace(catching);
     let result = panic::catch_unwind(AssertUnwindSafe(run));
-    CATCHING.set(outer);
-    result.map_err(facts_of)
+    let under_way = CATCHING.replace(outer).under_way;
+    if under_way && result.is_ok() {
+        caught_inside();
+    }
+    result.map_err(|payload| facts_of(payload, place))
 }
 
 #[cold]
-fn facts_of(payload: Box<dyn Any + Send>) -> PanicFacts {
+fn caught_inside() {
+    if let Some(facts) = UNDER_WAY.with_borrow_mut(Option::take) {
+        facts.write_line(Fate::CaughtInside);
+    }
+}
+
+#[cold]
+fn facts_of(payload: Box<dyn Any + Send>, place: &'static str) -> PanicFacts {
     let facts = UNDER_WAY.with_borrow_mut(Option::take);
     // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
     let facts = facts.unwrap_or_else(|| PanicFacts {
         text: text_of(&*payload),
+        place,
         location: None,
         backtrace: None,
     });
     // The payload is a value of the panicking code: dropping it may panic too.
     if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
-        facts.write_line("drop", false);
     }
     facts
 }
@@ -131,29 +194,29 @@ pub(crate) fn last_words() {
 
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
-    let facts = PanicFacts::of_hook(info, catching.unwrap_or_default());
-    let first = UNDER_WAY.with(|under_way| {
-        under_way
-            .try_borrow_mut()
-            .map_or(None, |mut waiting| waiting.take())
-    });
+    let facts = PanicFacts::of_hook(info, catching);
+    let first = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().ok()?.take());
     let fatal = cfg!(panic = "abort") || first.is_some();
     if let Some(first) = &first {
         // A panic while another unwinds: the process aborts, unless somebody in between catches it.
-        first.write_line("drop", true);
+        first.write_line(Fate::Fatal);
     }
-    if catching.is_some() && !fatal {
-        UNDER_WAY.with(|under_way| under_way.replace(Some(facts)));
+    if catching.place.is_some() && !fatal {
+        CATCHING.set(Catching {
+            under_way: true,
+            ..catching
+        });
+        UNDER_WAY.set(Some(facts));
         return;
     }
-    let writes = fatal || WRITES_ALL.load(Ordering::Relaxed);
-    if writes {
-        facts.write_line(if catching.is_some() { "call" } else { "task" }, fatal);
+    let writes_all = WRITES_ALL.load(Ordering::Relaxed);
+    if fatal || writes_all {
+        facts.write_line(if fatal { Fate::Fatal } else { Fate::Caught });
     }
     if fatal {
         last_words();
     }
-    if !WRITES_ALL.load(Ordering::Relaxed) {
+    if !writes_all {
         previous(info);
     }
 }
@@ -165,7 +228,7 @@ mod tests {
     #[test]
     fn knows_text_and_place_of_what_it_catches() {
         install_hook();
-        let facts = catch(true, || panic!("text {}", 1)).expect_err("it panicked");
+        let facts = catch("call", true, || panic!("text {}", 1)).expect_err("it panicked");
         assert_eq!(facts.text, "text 1");
         assert!(
             facts
@@ -173,13 +236,22 @@ mod tests {
                 .is_some_and(|location| location.contains("panics.rs"))
         );
         assert!(facts.backtrace.is_some());
-        let facts = catch(false, || panic::panic_any(7)).expect_err("it panicked");
+        let facts = catch("call", false, || panic::panic_any(7)).expect_err("it panicked");
         assert_eq!(facts.text, "a panic whose payload is no text");
         assert!(facts.backtrace.is_none());
-        let facts =
-            catch(false, || panic::resume_unwind(Box::new("resumed"))).expect_err("it panicked");
+        let facts = catch("call", false, || panic::resume_unwind(Box::new("resumed")))
+            .expect_err("it panicked");
         assert_eq!((facts.text.as_str(), facts.location), ("resumed", None));
-        assert_eq!(catch(false, || 5).expect("no panic"), 5);
+        assert_eq!(catch("call", false, || 5).expect("no panic"), 5);
+    }
+
+    #[test]
+    fn a_panic_that_was_caught_further_in_leaves_nothing_under_way() {
+        install_hook();
+        let inner = || drop(panic::catch_unwind(|| panic!("caught further in")));
+        assert!(catch("call", false, inner).is_ok());
+        let facts = catch("call", false, || panic!("another")).expect_err("it panicked");
+        assert_eq!(facts.text, "another");
     }
 
     #[test]
@@ -191,7 +263,10 @@ mod tests {
             }
         }
         install_hook();
-        assert!(catch(false, || panic::panic_any(Bomb)).is_err());
-        assert_eq!(catch(false, || 5).expect("nothing is left under way"), 5);
+        assert!(catch("call", false, || panic::panic_any(Bomb)).is_err());
+        assert_eq!(
+            catch("call", false, || 5).expect("nothing is left under way"),
+            5
+        );
     }
 }

@@ -7,7 +7,10 @@ use std::{
     error::Error,
     fmt,
     pin::Pin,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::{
     clock,
     context::in_current_call,
+    gauge::{Gauges, Kind, Metric, Reading},
     panics::{self, PanicFacts},
 };
 
@@ -28,6 +32,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const HEALTHY: Duration = Duration::from_secs(60);
 
 static DEATHS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+/// How many of them were panics.
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// A handle of a task. Dropping it lets the task run on; awaiting it tells how it ended.
 ///
@@ -142,11 +148,40 @@ pub fn deaths() -> Vec<(&'static str, u64)> {
     deaths.iter().map(|(name, count)| (*name, *count)).collect()
 }
 
+/// The numbers of all tasks of the process, for whoever reports them: `plimsoll.tasks.died` by task, and those that
+/// panicked as `plimsoll.panics` with `where="task"`.
+#[derive(Clone, Copy, Debug)]
+pub struct Deaths;
+
+const DIED: Metric = Metric::new(
+    "plimsoll.tasks.died",
+    Kind::Counter,
+    "{task}",
+    "Background tasks that panicked, or returned though they should not.",
+);
+
+impl Gauges for Deaths {
+    fn metrics(&self) -> &'static [Metric] {
+        const { &[DIED, panics::PANICS] }
+    }
+
+    fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        for (task, count) in deaths() {
+            tell(Reading::new(&DIED, count).with(&[("task", task)]));
+        }
+        let panicked = PANICS.load(Ordering::Relaxed);
+        tell(Reading::new(&panics::PANICS, panicked).with(&[("where", "task")]));
+    }
+}
+
 fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     {
         let mut deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
         let count = deaths.entry(name).or_default();
         *count = count.saturating_add(1);
+    }
+    if facts.is_some() {
+        PANICS.fetch_add(1, Ordering::Relaxed);
     }
     let (error, location) =
         facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
@@ -182,7 +217,7 @@ impl<F: Future> Future for Caught<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut future = self.project().future;
-        let polled = panics::catch(false, || {
+        let polled = panics::catch("task", false, || {
             let polled = future
                 .as_mut()
                 .as_pin_mut()

@@ -36,6 +36,7 @@
 //! **HTTP.** `-- http` serves a bare Router, our stack and the peers' on one pinned core, in turn, to a
 //! client on another: 32 connections kept alive, one request under way on each. Requests a second
 //! compare with the bare Router in the same round; CPU time is that of all threads of the server.
+//! Both suffer from anything else that runs on the two cores: use a quiet machine.
 //!
 //! **The guard** measures allocations and instructions of our cases only and fails if one exceeds its
 //! ceiling, or if cases and ceilings do not match. Wall time is never asserted.
@@ -45,6 +46,7 @@ mod bases;
 mod catch_panic;
 mod event;
 mod harness;
+mod metrics;
 mod request_id;
 mod stack;
 mod subscribers;
@@ -67,6 +69,7 @@ fn cases() -> Vec<&'static Case> {
         request_id::CASES,
         access_log::CASES,
         catch_panic::CASES,
+        metrics::CASES,
         stack::CASES,
         event::CASES,
     ];

@@ -11,6 +11,11 @@ pub(super) fn matched(extensions: &Extensions) -> Option<Matched> {
 }
 
 #[inline]
+pub(super) fn pattern(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+#[inline]
 pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     extensions
         .get::<ConnectInfo<SocketAddr>>()

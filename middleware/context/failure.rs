@@ -16,23 +16,42 @@ use std::{error::Error, fmt, sync::Arc};
 ///
 /// Without it, the line of a 5xx bears `error_missing`.
 #[derive(Clone)]
-pub struct Failure(Arc<dyn Error + Send + Sync>);
+pub struct Failure {
+    error: Arc<dyn Error + Send + Sync>,
+    upstream: bool,
+}
 
 impl Failure {
     /// Keeps this error as the cause.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Arc::from(error.into()))
+        Self {
+            error: Arc::from(error.into()),
+            upstream: false,
+        }
+    }
+
+    /// Keeps this error of a call to another service as the cause: the outcome is `upstream_error`.
+    pub fn upstream(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            upstream: true,
+            ..Self::new(error)
+        }
+    }
+
+    /// Whether another service failed.
+    pub fn is_upstream(&self) -> bool {
+        self.upstream
     }
 
     /// The error.
     pub fn error(&self) -> &(dyn Error + 'static) {
-        &*self.0
+        &*self.error
     }
 }
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(&self.error, f)
     }
 }
 

@@ -1,10 +1,10 @@
-use std::{cell::RefCell, fmt, mem, time::Instant};
+use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
 use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
-use crate::{clock, protocol::Protocol};
+use crate::{clock, observe::Intake, protocol::Protocol};
 
 /// So many frames a thread keeps for calls to come.
 const MAX_FREE: usize = 64;
@@ -13,7 +13,7 @@ thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
     /// Frames of calls that have ended, so that a call costs no allocation.
-    #[allow(clippy::vec_box, reason = "the boxes are what is kept")]
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -30,6 +30,8 @@ pub(crate) struct Frame {
     id_replaced: bool,
     trace: Option<TraceContext>,
     secrets: Secrets,
+    /// What was read of the request's body, once a layer watches it.
+    intake: Option<Arc<Intake>>,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -87,6 +89,7 @@ impl Frame {
             id_replaced,
             trace,
             secrets,
+            intake,
             journal,
         } = self;
         *started = None;
@@ -95,6 +98,7 @@ impl Frame {
         *id_replaced = false;
         *trace = None;
         secrets.clear();
+        *intake = None;
         *journal = None;
     }
 
@@ -109,6 +113,15 @@ impl Frame {
 
     pub(crate) fn request_id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
+    }
+
+    /// Whether this is the frame of the call with this id, as far as ids tell.
+    #[inline]
+    fn is_of(&self, id: Option<&RequestId>) -> bool {
+        match (id, &self.request_id) {
+            (Some(id), Some(own)) => id == own,
+            _ => true,
+        }
     }
 
     pub(crate) fn id_replaced(&self) -> bool {
@@ -134,17 +147,22 @@ impl Frame {
             .map_or(&[], |journal| journal.fields())
     }
 
-    /// Takes what was noted, to judge by it.
-    pub(crate) fn take_journal(&mut self) -> Option<Box<Journal>> {
-        self.journal.take()
-    }
-
-    pub(crate) fn put_journal(&mut self, journal: Box<Journal>) {
-        self.journal = Some(journal);
+    /// What was noted, to judge by it.
+    #[inline]
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
     }
 
     pub(crate) fn journal_mut(&mut self) -> &mut Journal {
         self.journal.get_or_insert_default()
+    }
+
+    pub(crate) fn intake(&self) -> Option<&Arc<Intake>> {
+        self.intake.as_ref()
+    }
+
+    pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
+        self.intake = Some(intake);
     }
 
     pub(crate) fn secrets(&self) -> &Secrets {
@@ -197,6 +215,8 @@ pub(crate) fn note(cause: Cause) {
 pub struct Scope {
     /// Of the outermost layer only.
     frame: Option<Box<Frame>>,
+    /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
+    strayed: bool,
     span: Span,
 }
 
@@ -215,12 +235,41 @@ impl Scope {
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
-        let marked =
-            extensions.get::<RequestId>().is_some() || extensions.get::<InCall>().is_some();
-        let joined = marked && current(|_| ()).is_some();
+        let id = extensions.get::<RequestId>();
+        let marked = id.is_some() || extensions.get::<InCall>().is_some();
+        let joined = marked && current(|frame| frame.is_of(id)).unwrap_or_default();
+        let frame = (!joined).then(|| {
+            let mut frame = Frame::of(request);
+            frame.request_id = id.cloned();
+            frame
+        });
         Self {
-            frame: (!joined).then(|| Frame::of(request)),
+            frame,
+            strayed: marked && !joined,
             span: Span::none(),
+        }
+    }
+
+    /// Joins the frame of the call once this runs within it. What was noted elsewhere comes along.
+    #[cold]
+    fn return_home(&mut self) {
+        let Some(own) = &mut self.frame else {
+            return;
+        };
+        let returned = own.request_id.is_some()
+            && update(|frame| {
+                let home = frame.request_id == own.request_id;
+                if home && let Some(journal) = own.journal.take() {
+                    frame.journal_mut().append(*journal);
+                }
+                home
+            })
+            .unwrap_or_default();
+        if returned {
+            self.strayed = false;
+            if let Some(own) = self.frame.take() {
+                own.give_back();
+            }
         }
     }
 
@@ -228,6 +277,7 @@ impl Scope {
     pub(super) fn of_ids(ids: Option<Box<Frame>>) -> Self {
         Self {
             frame: ids,
+            strayed: false,
             span: Span::current(),
         }
     }
@@ -236,6 +286,7 @@ impl Scope {
     pub(crate) fn of_nothing() -> Self {
         Self {
             frame: None,
+            strayed: false,
             span: Span::none(),
         }
     }
@@ -270,6 +321,9 @@ impl Scope {
     /// Puts the frame in place until the guard is dropped.
     #[inline]
     pub fn enter(&mut self) -> Entered<'_> {
+        if self.strayed {
+            self.return_home();
+        }
         let owned = self.frame.is_some();
         if owned {
             swap(&mut self.frame);
@@ -284,6 +338,7 @@ impl Scope {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             frame: self.frame.take(),
+            strayed: self.strayed,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }

@@ -68,6 +68,23 @@ impl Journal {
         }
     }
 
+    /// Takes over what was written down elsewhere.
+    pub(crate) fn append(&mut self, other: Self) {
+        let Self {
+            causes,
+            fields,
+            left_out,
+        } = other;
+        self.left_out = self.left_out.saturating_add(left_out);
+        for cause in causes {
+            self.note(cause);
+        }
+        for (name, value) in fields {
+            // Past the most that are kept it is counted.
+            self.set_field(name, value);
+        }
+    }
+
     /// The first cause, which is the outcome of the call, and the later ones.
     pub(crate) fn causes(&self) -> Option<(&Cause, &[Cause])> {
         self.causes.split_first()

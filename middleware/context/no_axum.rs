@@ -18,6 +18,11 @@ pub(super) fn matched(_: &Extensions) -> Option<Matched> {
 }
 
 #[inline]
+pub(super) fn pattern(_: &Extensions) -> Option<&str> {
+    None
+}
+
+#[inline]
 pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
     None
 }

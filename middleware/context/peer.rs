@@ -48,6 +48,12 @@ impl Route {
         axum_facts::matched(extensions).map(Self)
     }
 
+    /// The pattern in these extensions, without keeping it.
+    #[inline]
+    pub(crate) fn pattern(extensions: &Extensions) -> Option<&str> {
+        axum_facts::pattern(extensions)
+    }
+
     /// The pattern.
     #[inline]
     pub fn as_str(&self) -> &str {

@@ -11,6 +11,8 @@ use crate::protocol::code::percent_decode;
 
 /// Shorter values are not searched for in texts: they would hit by chance.
 const SHORTEST: usize = 4;
+/// Values of this length are replaced wherever they stand, shorter ones only as words of their own.
+const SURE: usize = 12;
 /// What stands in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
@@ -61,8 +63,8 @@ impl Secrets {
         let mut needles: Vec<String> = self.needles().into_iter().collect();
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
         for needle in needles {
-            if text.contains(&needle) {
-                text = Cow::Owned(text.replace(&needle, REDACTED));
+            if let Some(redacted) = replace(&text, &needle) {
+                text = Cow::Owned(redacted);
             }
         }
         text
@@ -96,6 +98,25 @@ impl Secrets {
         }
         needles
     }
+}
+
+/// Replaces the needle. A short one counts only where it stands alone: `panic` is no secret within `panicked`.
+/// `None` where it is not there.
+fn replace(text: &str, needle: &str) -> Option<String> {
+    let is_part = |neighbour: Option<char>| neighbour.is_some_and(char::is_alphanumeric);
+    let mut redacted = String::new();
+    let mut done = 0;
+    for (at, found) in text.match_indices(needle) {
+        let end = at.saturating_add(found.len());
+        let before = text.get(..at).unwrap_or_default().chars().next_back();
+        let after = text.get(end..).unwrap_or_default().chars().next();
+        if needle.len() >= SURE || !(is_part(before) || is_part(after)) {
+            redacted.push_str(text.get(done..at).unwrap_or_default());
+            redacted.push_str(REDACTED);
+            done = end;
+        }
+    }
+    (done > 0).then(|| redacted + text.get(done..).unwrap_or_default())
 }
 
 fn keep(needles: &mut BTreeSet<String>, text: &str) {
@@ -155,5 +176,15 @@ mod tests {
             "3 apples",
             "too short to be searched for"
         );
+    }
+
+    #[test]
+    fn a_short_value_is_replaced_as_a_word_only() {
+        let secrets = secrets(&[], "/x?fail=panic&token=abcdef-0123456789");
+        assert_eq!(
+            secrets.redact("it panicked: panic!"),
+            "it panicked: REDACTED!"
+        );
+        assert_eq!(secrets.redact("xabcdef-0123456789x"), "xREDACTEDx");
     }
 }

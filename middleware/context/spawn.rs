@@ -11,9 +11,18 @@ pin_project! {
     /// Future of [`in_current_call`].
     #[derive(Debug)]
     pub struct InCall<F> {
+        // `None` once it is dropped.
         #[pin]
-        future: F,
+        future: Option<F>,
         scope: Scope,
+    }
+
+    impl<F> PinnedDrop for InCall<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.scope.enter();
+            this.future.set(None);
+        }
     }
 }
 
@@ -33,7 +42,7 @@ pin_project! {
 /// the response ends, whether the task has ended or not.
 pub fn in_current_call<F: Future>(future: F) -> InCall<F> {
     InCall {
-        future,
+        future: Some(future),
         scope: Scope::of_ids(current(Frame::ids)),
     }
 }
@@ -44,6 +53,7 @@ impl<F: Future> Future for InCall<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let _entered = this.scope.enter();
-        this.future.poll(context)
+        let future = this.future.as_pin_mut();
+        future.expect("not dropped yet").poll(context)
     }
 }

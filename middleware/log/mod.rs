@@ -16,6 +16,7 @@ mod callsite;
 mod drain;
 mod escape;
 mod form;
+mod gauges;
 mod json;
 mod line;
 mod notice;

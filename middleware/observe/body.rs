@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -97,14 +97,15 @@ impl Rest {
     #[inline]
     pub(super) fn of<A: Body>(response: &Response<A>, facts: CallFacts) -> Self {
         let has_no_body = facts.has_no_body(response.status());
-        let status = match facts.protocol {
+        let protocol = spoken(response, facts.protocol);
+        let status = match protocol {
             Protocol::Http => Status::Settled,
             _ if has_no_body || response.headers().contains_key(GRPC_STATUS) => Status::Settled,
             Protocol::Grpc => Status::InTrailers,
             Protocol::GrpcWeb => Status::InBody(Box::new(web::Scanner::binary())),
             Protocol::GrpcWebText => Status::InBody(Box::new(web::Scanner::text())),
         };
-        let length = match facts.protocol {
+        let length = match protocol {
             Protocol::Http if !has_no_body => length_of(response),
             _ => None,
         };
@@ -169,6 +170,20 @@ where
     }
 }
 
+/// What the answer to a call of this protocol speaks. gRPC-Web may be answered in its other form, as `accept` asks for,
+/// and in plain gRPC within a translator. An answer whose status is not 200 is HTTP's, of a router or a proxy: clients
+/// of gRPC know what it means (`grpc/doc/http-grpc-status-mapping.md`).
+#[inline]
+fn spoken<A>(response: &Response<A>, asked: Protocol) -> Protocol {
+    if asked == Protocol::Http || response.status() != StatusCode::OK {
+        return Protocol::Http;
+    }
+    match Protocol::of(response.headers()) {
+        Protocol::Http => asked,
+        told => told,
+    }
+}
+
 /// The bytes that the head promises.
 fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
     response.body().size_hint().exact().or_else(|| {
@@ -195,7 +210,13 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        match ready!(inner.poll_frame(context)) {
+        let guard = this.watch.guard();
+        let polled = inner.poll_frame(context);
+        if ends(&polled) {
+            this.inner.set(None);
+        }
+        guard.disarm();
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     if let Some(observer) = this.watch.observer() {
@@ -211,7 +232,6 @@ where
                     Ok(trailers) => trailers,
                     Err(other) => return Poll::Ready(Some(Ok(other))),
                 };
-                this.inner.set(None);
                 this.rest.complete(&mut trailers);
                 this.watch.end(End::Complete {
                     trailers: Some(&trailers),
@@ -220,26 +240,22 @@ where
             }
             Some(Err(error)) => {
                 let error = error.into();
-                this.inner.set(None);
                 let last = this.rest.failed(&*error);
                 this.watch.end(End::Failed(Fault::of(&*error)));
                 Poll::Ready(Some(last.ok_or(error)))
             }
-            None => {
-                this.inner.set(None);
-                match this.rest.ended() {
-                    Ended::Well(trailers) => {
-                        this.watch.end(End::Complete {
-                            trailers: trailers.as_deref(),
-                        });
-                        Poll::Ready(None)
-                    }
-                    Ended::Short(error, last) => {
-                        this.watch.end(End::Failed(Fault::of(&*error)));
-                        Poll::Ready(Some(last.ok_or(error)))
-                    }
+            None => match this.rest.ended() {
+                Ended::Well(trailers) => {
+                    this.watch.end(End::Complete {
+                        trailers: trailers.as_deref(),
+                    });
+                    Poll::Ready(None)
                 }
-            }
+                Ended::Short(error, last) => {
+                    this.watch.end(End::Failed(Fault::of(&*error)));
+                    Poll::Ready(Some(last.ok_or(error)))
+                }
+            },
         }
     }
 
@@ -254,6 +270,16 @@ where
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Whether nothing comes after this: trailers, an error or the end.
+#[inline]
+fn ends<E>(polled: &Poll<Option<Result<Frame<Bytes>, E>>>) -> bool {
+    match polled {
+        Poll::Pending => false,
+        Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+        Poll::Ready(Some(Err(_)) | None) => true,
     }
 }
 
@@ -332,7 +358,9 @@ impl Rest {
                 .broken(Rejection::new(Reason::Panic, "").trailers());
         }
         note(error);
-        let code = status_in(error).unwrap_or(GrpcCode::Internal);
+        // A broken stream did not go well, whatever its error says.
+        let code = status_in(error).filter(|&code| code != GrpcCode::Ok);
+        let code = code.unwrap_or(GrpcCode::Internal);
         self.status
             .broken(broken_trailers(code, "the response broke off"))
     }

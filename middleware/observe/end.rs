@@ -1,4 +1,4 @@
-use std::{any::Any, error::Error, fmt, thread};
+use std::{any::Any, error::Error, fmt, mem, thread};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -113,6 +113,30 @@ impl<O: Observer> Watch<O> {
         if let Some(observer) = self.0.take() {
             observer.on_end(end);
         }
+    }
+
+    /// Tells of a panic that passes until the guard is [disarmed](PanicGuard::disarm). Whoever catches it further out
+    /// may drop the call when nothing unwinds any more.
+    #[inline]
+    pub(crate) fn guard(&mut self) -> PanicGuard<'_, O> {
+        PanicGuard(self)
+    }
+}
+
+/// See [`Watch::guard`].
+#[must_use = "it tells of a panic when it is dropped"]
+pub(crate) struct PanicGuard<'a, O: Observer>(&'a mut Watch<O>);
+
+impl<O: Observer> PanicGuard<'_, O> {
+    #[inline]
+    pub(crate) fn disarm(self) {
+        mem::forget(self);
+    }
+}
+
+impl<O: Observer> Drop for PanicGuard<'_, O> {
+    fn drop(&mut self) {
+        self.0.end(End::Panicked);
     }
 }
 

@@ -145,9 +145,13 @@ where
         let entered = self.scope.enter();
         let inner = self.inner.as_mut().as_pin_mut();
         let inner = inner.expect("not polled again after it was ready");
-        let result = ready!(inner.poll(context));
-        self.inner.set(None);
-        match result {
+        let guard = self.watch.guard();
+        let polled = inner.poll(context);
+        if polled.is_ready() {
+            self.inner.set(None);
+        }
+        guard.disarm();
+        match ready!(polled) {
             Ok(response) => {
                 drop(entered);
                 Poll::Ready(Ok(self.head(response, |inner| Content::Inner { inner })))

@@ -50,9 +50,11 @@ mod body;
 mod end;
 mod future;
 mod request_body;
+mod verdict;
 
 pub(crate) use body::BodyPanicked;
 pub use body::ResponseBody;
 pub use end::{BoxError, End, Fault, Observer};
 pub use future::ResponseFuture;
 pub(crate) use request_body::{Intake, observe_request};
+pub(crate) use verdict::{Verdict, Witness};

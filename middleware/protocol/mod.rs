@@ -1,6 +1,7 @@
 //! What a call speaks, decided for each request: HTTP, gRPC or gRPC-Web; and gRPC's own values.
 
 pub(crate) mod code;
+mod methods;
 mod timeout;
 #[cfg(feature = "tonic")]
 #[path = "tonic.rs"]
@@ -13,6 +14,7 @@ pub(crate) mod web;
 use http::{HeaderMap, Version, header::CONTENT_TYPE};
 
 pub use code::GrpcCode;
+pub(crate) use methods::{Methods, OTHER};
 pub use timeout::{GrpcTimeout, InvalidGrpcTimeout};
 pub(crate) use tonic_status::status_in;
 

@@ -35,9 +35,10 @@ use tower_service::Service;
 use crate::{
     clock,
     context::{self, Cause, Scope},
+    gauge::{Gauges, Metric, Reading},
     observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
     outcome::Outcome,
-    panics::{self, PanicFacts},
+    panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
 
@@ -120,6 +121,25 @@ impl CatchPanicLayer {
 impl Default for CatchPanicLayer {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// `plimsoll.panics` with `where` = `call`, `response`, `body`, `drop`.
+impl Gauges for CatchPanicLayer {
+    fn metrics(&self) -> &'static [Metric] {
+        const { &[panics::PANICS] }
+    }
+
+    fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        let counts = self.counts();
+        for (place, count) in [
+            ("call", counts.call),
+            ("response", counts.response),
+            ("body", counts.body),
+            ("drop", counts.drop),
+        ] {
+            tell(Reading::new(&panics::PANICS, count).with(&[("where", place)]));
+        }
     }
 }
 
@@ -383,7 +403,7 @@ impl Catcher {
     /// Runs this. When it panics, that is what became of the call, and there is no result.
     #[inline]
     fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
-        match panics::catch(self.backtraces, run) {
+        match panics::catch(place.label(), self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
                 context::note(Cause {
@@ -399,7 +419,7 @@ impl Catcher {
 
     /// Runs a destructor. What became of the call was settled before it.
     fn drop_guarded(&self, run: impl FnOnce()) {
-        if let Err(facts) = panics::catch(self.backtraces, run) {
+        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
             self.caught(Place::Drop, &facts);
         }
     }
@@ -407,7 +427,7 @@ impl Catcher {
     #[cold]
     fn caught(&self, place: Place, facts: &PanicFacts) {
         self.state.count(place).fetch_add(1, Ordering::Relaxed);
-        facts.write_line(place.label(), false);
+        facts.write_line(Fate::Caught);
         if let Some(burst) = &self.state.burst {
             let too_many = burst
                 .lock()

@@ -4,5 +4,7 @@
 pub mod access_log;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "request-id")]
 pub mod request_id;

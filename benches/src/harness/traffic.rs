@@ -1,6 +1,11 @@
 //! The calls that a case is measured by.
 
-use std::{fmt::Debug, pin::pin};
+use std::{
+    fmt::Debug,
+    pin::pin,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -21,7 +26,17 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A service, called with one kind of request.
-    pub(crate) fn service<S, B>(mut service: S, traffic: Traffic) -> Self
+    pub(crate) fn service<S, B>(service: S, traffic: Traffic) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + 'static,
+        S::Error: Debug,
+        B: http_body::Body,
+        B::Error: Debug,
+    {
+        Self::of(service, Arc::new(traffic))
+    }
+
+    fn of<S, B>(mut service: S, traffic: Arc<Traffic>) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>> + 'static,
         S::Error: Debug,
@@ -48,6 +63,31 @@ impl Subject {
         }
     }
 
+    /// A service, called from two threads at once. Both make all the calls asked for.
+    pub(crate) fn two_threads<S, B>(service: S, traffic: Traffic) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Debug,
+        B: http_body::Body + 'static,
+        B::Error: Debug,
+    {
+        let traffic = Arc::new(traffic);
+        let mut helper = Helper::start({
+            let (service, traffic) = (service.clone(), Arc::clone(&traffic));
+            move || Self::of(service, traffic)
+        });
+        let mut own = Self::of(service, traffic);
+        let calls = move |calls| {
+            helper.ask(calls)?;
+            own.call(calls)?;
+            helper.done()
+        };
+        Self {
+            calls: Box::new(calls),
+            lines_per_call: 0,
+        }
+    }
+
     /// A plain function that writes one log line.
     pub(crate) fn line(mut write: impl FnMut() + 'static) -> Self {
         let calls = move |calls| {
@@ -68,6 +108,36 @@ impl Subject {
     /// Waits for the lines of `calls` calls made since there were `before` lines.
     pub(crate) fn settle(&self, before: u64, calls: u64) -> Result<(), String> {
         sink::settle(before + calls * self.lines_per_call)
+    }
+}
+
+/// Another thread that makes calls when asked to.
+struct Helper {
+    orders: mpsc::Sender<u64>,
+    answers: mpsc::Receiver<Result<(), String>>,
+}
+
+impl Helper {
+    fn start(make: impl FnOnce() -> Subject + Send + 'static) -> Self {
+        let (orders, asked) = mpsc::channel::<u64>();
+        let (answer, answers) = mpsc::channel();
+        thread::spawn(move || {
+            let mut subject = make();
+            for calls in asked {
+                if answer.send(subject.call(calls)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { orders, answers }
+    }
+
+    fn ask(&mut self, calls: u64) -> Result<(), String> {
+        self.orders.send(calls).map_err(|error| error.to_string())
+    }
+
+    fn done(&mut self) -> Result<(), String> {
+        self.answers.recv().map_err(|error| error.to_string())?
     }
 }
 
