@@ -15,7 +15,10 @@ use plimsoll::{
     client::propagate::PropagateLayer,
     rejection::Rejection,
     server::{
-        access_log::AccessLogLayer, catch_panic::CatchPanicLayer, request_id::RequestIdLayer,
+        access_log::AccessLogLayer,
+        catch_panic::CatchPanicLayer,
+        rate_limit::{Key, Quota, RateLimitLayer},
+        request_id::RequestIdLayer,
     },
 };
 use probe::{Gate, OnOneThread, Probe, ProbeBody, ProbeError};
@@ -573,6 +576,7 @@ laws!(access_log, AccessLogLayer::new());
 laws!(access_log_with_a_span, AccessLogLayer::new().call_span());
 laws!(catch_panic, CatchPanicLayer::new());
 laws!(propagate, PropagateLayer::new());
+laws!(rate_limit, generous());
 laws!(
     in_the_recommended_order,
     ServiceBuilder::new()
@@ -589,5 +593,11 @@ laws!(
         .layer(RequestIdLayer::new())
         .into_inner()
 );
+/// A limit that no law reaches.
+fn generous() -> RateLimitLayer {
+    let quota = Quota::per_second(1_000_000).whole().expect("a quota");
+    RateLimitLayer::new(Key::everyone(), quota)
+}
+
 // The yardstick of the laws: no layer at all.
 laws!(bare, layer_fn(|inner| inner));

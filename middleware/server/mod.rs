@@ -6,5 +6,7 @@ pub mod access_log;
 pub mod catch_panic;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
 #[cfg(feature = "request-id")]
 pub mod request_id;
