@@ -45,6 +45,7 @@ mod bases;
 mod catch_panic;
 mod event;
 mod harness;
+mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
@@ -67,6 +68,7 @@ fn cases() -> Vec<&'static Case> {
         request_id::CASES,
         access_log::CASES,
         catch_panic::CASES,
+        rate_limit::CASES,
         stack::CASES,
         event::CASES,
     ];
