@@ -1,11 +1,14 @@
 //! The calls that a case is measured by.
 
 use std::{
-    cell::Cell,
     fmt::Debug,
     net::{Ipv4Addr, SocketAddr},
     pin::pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -171,7 +174,7 @@ pub(crate) struct Traffic {
     lines: u64,
     /// How many callers take turns; their addresses are told as axum tells them.
     peers: u32,
-    turn: Cell<u32>,
+    turn: AtomicU32,
 }
 
 impl Traffic {
@@ -190,7 +193,7 @@ impl Traffic {
             expected: StatusCode::OK,
             lines: 0,
             peers: 0,
-            turn: Cell::new(0),
+            turn: AtomicU32::new(0),
         }
     }
 
@@ -238,8 +241,7 @@ impl Traffic {
         *request.uri_mut() = Uri::from_maybe_shared(self.path.clone()).expect("a legal path");
         *request.headers_mut() = headers;
         if self.peers > 0 {
-            let turn = self.turn.get();
-            self.turn.set((turn + 1) % self.peers);
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.peers;
             request.extensions_mut().insert(ConnectInfo(peer(turn)));
         }
         request
