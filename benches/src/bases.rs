@@ -36,10 +36,10 @@ pub(crate) const CASES: &[Case] = &[
         Subject::service(router().with_state(()), Traffic::menu())
     }),
     Case::bare(BARE_SERVICE_PEERS, || {
-        Subject::service(service(), Traffic::menu().from_peers(FEW_PEERS))
+        Subject::service(service(), Traffic::menu().with_peers(FEW_PEERS))
     }),
     Case::bare(BARE_ROUTER_PEERS, || {
-        let traffic = Traffic::menu().from_peers(FEW_PEERS);
+        let traffic = Traffic::menu().with_peers(FEW_PEERS);
         Subject::service(router().with_state(()), traffic)
     }),
     Case::peer("ax/noop", BARE_ROUTER, || {

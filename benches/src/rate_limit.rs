@@ -35,7 +35,7 @@ pub(crate) const CASES: &[Case] = &[
         routed(silent(100_000), FEW_PEERS)
     }),
     Case::ours("rate_limit/admitted/sf", BARE_SERVICE_PEERS, || {
-        let traffic = Traffic::menu().from_peers(FEW_PEERS);
+        let traffic = Traffic::menu().with_peers(FEW_PEERS);
         Subject::service(silent(100_000).layer(service()), traffic)
     }),
     Case::ours("rate_limit/million_keys", BARE_ROUTER_PEERS, || {
@@ -49,20 +49,20 @@ pub(crate) const CASES: &[Case] = &[
     Case::ours("rate_limit/rejected", BARE_ROUTER_PEERS, || {
         let layer = silent(1);
         call_once(&layer, FEW_PEERS);
-        let traffic = Traffic::menu().from_peers(FEW_PEERS).rejected();
+        let traffic = Traffic::menu().with_peers(FEW_PEERS).rejected();
         Subject::service(router().layer(layer).with_state(()), traffic)
     }),
     Case::ours("rate_limit/rejected/sf", BARE_SERVICE_PEERS, || {
         let layer = silent(1);
         call_once(&layer, FEW_PEERS);
-        let traffic = Traffic::menu().from_peers(FEW_PEERS).rejected();
+        let traffic = Traffic::menu().with_peers(FEW_PEERS).rejected();
         Subject::service(layer.layer(service()), traffic)
     }),
     Case::peer(
         "rate_limit/tower_governor/admitted",
         BARE_ROUTER_PEERS,
         || {
-            let traffic = Traffic::menu().from_peers(FEW_PEERS);
+            let traffic = Traffic::menu().with_peers(FEW_PEERS);
             let layer = GovernorLayer::new(governor(100_000));
             Subject::service(router().layer(layer).with_state(()), traffic)
         },
@@ -73,7 +73,7 @@ pub(crate) const CASES: &[Case] = &[
         || {
             let layer: GovernorLayer<_, _, Body> = GovernorLayer::new(governor(100_000));
             call_once(&layer, MANY_PEERS);
-            let traffic = Traffic::menu().from_peers(MANY_PEERS);
+            let traffic = Traffic::menu().with_peers(MANY_PEERS);
             Subject::service(router().layer(layer).with_state(()), traffic)
         },
     ),
@@ -81,7 +81,7 @@ pub(crate) const CASES: &[Case] = &[
         "rate_limit/tower_governor/headers",
         BARE_ROUTER_PEERS,
         || {
-            let traffic = Traffic::menu().from_peers(FEW_PEERS);
+            let traffic = Traffic::menu().with_peers(FEW_PEERS);
             let layer = GovernorLayer::new(governor_with_headers(100_000));
             Subject::service(router().layer(layer).with_state(()), traffic)
         },
@@ -92,7 +92,7 @@ pub(crate) const CASES: &[Case] = &[
         || {
             let layer: GovernorLayer<_, _, Body> = GovernorLayer::new(governor(1));
             call_once(&layer, FEW_PEERS);
-            let traffic = Traffic::menu().from_peers(FEW_PEERS).rejected();
+            let traffic = Traffic::menu().with_peers(FEW_PEERS).rejected();
             Subject::service(router().layer(layer).with_state(()), traffic)
         },
     ),
@@ -105,7 +105,7 @@ fn silent(burst: u32) -> RateLimitLayer {
 }
 
 fn routed(layer: RateLimitLayer, peers: u32) -> Subject {
-    let traffic = Traffic::menu().from_peers(peers);
+    let traffic = Traffic::menu().with_peers(peers);
     Subject::service(router().layer(layer).with_state(()), traffic)
 }
 

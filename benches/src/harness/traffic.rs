@@ -213,7 +213,7 @@ impl Traffic {
     }
 
     /// So many callers take turns, told apart by their address.
-    pub(crate) fn from_peers(mut self, peers: u32) -> Self {
+    pub(crate) fn with_peers(mut self, peers: u32) -> Self {
         self.peers = peers;
         self
     }
