@@ -344,7 +344,7 @@ async fn an_error_of_the_service_is_told_with_its_chain() {
         Err::<Response<Body>, BoxError>(error.into())
     });
     let answer = AccessLogLayer::new().layer(service).oneshot(get("/")).await;
-    assert_eq!(answer.err().expect("it passes").to_string(), "no beans");
+    assert_eq!(answer.expect_err("it passes").to_string(), "no beans");
     let line = lines.one();
     assert_eq!(
         fields(&line, ["level", "outcome", "error", "status", "ttfb_ms"]),
