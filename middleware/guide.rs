@@ -10,5 +10,7 @@ struct CatchPanic;
 struct Log;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
+#[doc = include_str!("../docs/rate-limit.md")]
+struct RateLimit;
 #[doc = include_str!("../docs/request-id.md")]
 struct RequestId;

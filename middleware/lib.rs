@@ -39,4 +39,6 @@ mod panics;
 pub mod protocol;
 pub mod rejection;
 pub mod server;
+#[cfg(feature = "trace-context")]
+mod spans;
 pub mod task;

@@ -148,6 +148,11 @@ impl Frame {
         self.trace.as_ref()
     }
 
+    /// Sets the trace that the call belongs to from here on.
+    pub(crate) fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
+    }
+
     /// The fields that handlers added to the line of the call.
     pub(crate) fn fields(&self) -> &[(&'static str, FieldValue)] {
         self.journal

@@ -99,13 +99,6 @@ impl Witness {
         let is_grpc = self.protocol.is_grpc();
         let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
         let failure = extensions.get::<Failure>();
-        if let Some(upstream) = failure.filter(|failure| failure.is_upstream()) {
-            context::note(Cause {
-                outcome: Outcome::UpstreamError,
-                layer: "",
-                error: context::chain(upstream.error()),
-            });
-        }
         let error = if self.keeps_texts {
             failure
                 .map(|failure| context::chain(failure.error()))
@@ -113,6 +106,14 @@ impl Witness {
         } else {
             None
         };
+        if let Some(failure) = failure.filter(|failure| failure.is_upstream()) {
+            // Noted once, though several layers see it.
+            context::note(Cause {
+                outcome: Outcome::UpstreamError,
+                layer: "",
+                error: context::chain(failure.error()),
+            });
+        }
         self.head = Some(Head {
             status: response.status(),
             grpc,

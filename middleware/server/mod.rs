@@ -6,5 +6,9 @@ pub mod access_log;
 pub mod catch_panic;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
 #[cfg(feature = "request-id")]
 pub mod request_id;
+#[cfg(feature = "trace-context")]
+pub mod trace_context;

@@ -1,0 +1,6 @@
+//! Where the times of callers are kept.
+
+mod memory;
+mod table;
+
+pub(super) use memory::{Ask, Decision, Memory};
