@@ -92,7 +92,7 @@ async fn a_panic_in_a_destructor_of_a_task_is_told_too() {
     let task = spawn("aborted_and_drops_badly", Armed::new(false, false));
     tokio::task::yield_now().await;
     task.abort();
-    drop(task.await);
+    assert_eq!(task.await, Err(TaskEnd::Aborted));
     assert_eq!(deaths_of("aborted_and_drops_badly"), 1);
     assert_eq!(lines.take_of("plimsoll::task").len(), 1);
 }
