@@ -58,6 +58,7 @@ async fn answer(State(scrapes): State<Scrapes>) -> Response {
     };
     let turn = scrapes.one_at_a_time.lock().await;
     let registry = scrapes.registry.clone();
+    // swallow: plimsoll.export.errors its end is awaited right here, a panic included
     let rendered = tokio::task::spawn_blocking(move || render(&registry)).await;
     drop(turn);
     let error = match rendered {
