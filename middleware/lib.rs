@@ -42,3 +42,5 @@ pub mod server;
 #[cfg(feature = "trace-context")]
 mod spans;
 pub mod task;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
