@@ -1,7 +1,5 @@
 use std::{
-    io,
     num::NonZeroU32,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -12,7 +10,9 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::{SECRET, admitted, call, header, limit, redis, server::Server, soon, status};
+use crate::{
+    SECRET, admitted, call, header, limit, lines::Lines, redis, server::Server, soon, status,
+};
 
 const LOCAL: WhenAway = WhenAway::Local {
     replicas: NonZeroU32::new(3).expect("above 0"),
@@ -27,40 +27,9 @@ fn count(redis: &Redis, kind: StoreErrorKind) -> u64 {
         .1
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    fn keep(&self) -> tracing::subscriber::DefaultGuard {
-        let lines = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || lines.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn gone_each_policy_does_what_it_says_and_all_are_back_within_seconds() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let mut server = Server::start();
     let redis = redis(&server.url());
     let (open, closed, local) = (
@@ -96,12 +65,9 @@ async fn gone_each_policy_does_what_it_says_and_all_are_back_within_seconds() {
     let answer = call(&local, "fay").await;
     assert_eq!(header(&answer, "x-plimsoll-degraded"), None);
     let told = lines.text();
-    let lines_of = |event: &str| told.lines().filter(|line| line.contains(event)).count();
-    assert_eq!(
-        (lines_of("store_away"), lines_of("store_back")),
-        (1, 1),
-        "{told}"
-    );
+    for event in ["store_away", "store_back"] {
+        assert_eq!(lines.with(event).len(), 1, "{event}: {told}");
+    }
     assert!(!told.contains(SECRET), "{told}");
 }
 
@@ -218,8 +184,7 @@ async fn a_key_of_another_type_is_an_error_for_its_caller_alone() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_and_never_shown() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let server = Server::with(&["--requirepass", "hunter2-right"]);
     let redis = redis(&format!(
         "redis://:hunter2-wrong@127.0.0.1:{}/",

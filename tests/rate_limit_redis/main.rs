@@ -1,6 +1,8 @@
 //! One quota for many replicas, with a real Redis that each test starts and breaks in its own way.
 
 mod faults;
+#[path = "../rate_limit/lines.rs"]
+mod lines;
 mod server;
 mod together;
 

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value,
+    aio::MultiplexedConnection,
+};
 use tokio::{sync::watch, time::timeout};
 
 use super::script::{Question, Reply, StoreErrorKind};
@@ -279,26 +282,26 @@ async fn decide(
     mut connection: MultiplexedConnection,
     question: &Question,
 ) -> Result<Reply, StoreErrorKind> {
-    let mut value: Value = Value::Nil;
-    for whole in [false, true] {
-        match connection
+    let mut whole = false;
+    loop {
+        let answer = match connection
             .send_packed_command(&question.command(whole))
             .await
         {
-            Ok(answer) => {
-                value = answer;
-                break;
+            Ok(Value::ServerError(error)) => Err(RedisError::from(error)),
+            answer => answer,
+        };
+        match answer {
+            Ok(value) => {
+                let reply = Reply::read(&value, question.paces.len());
+                return reply.ok_or(StoreErrorKind::Garbage);
             }
             Err(error) => match StoreErrorKind::of(&error) {
-                StoreErrorKind::NoScript if !whole => {}
+                StoreErrorKind::NoScript if !whole => whole = true,
                 kind => return Err(kind),
             },
         }
     }
-    if let Value::ServerError(error) = value {
-        return Err(StoreErrorKind::of(&error.into()));
-    }
-    Reply::read(&value, question.paces.len()).ok_or(StoreErrorKind::Garbage)
 }
 
 /// Says when nobody connects any more, also when the runtime ends meanwhile.
