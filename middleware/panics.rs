@@ -71,7 +71,8 @@ impl Catching {
 #[derive(Clone, Debug)]
 pub(crate) struct PanicFacts {
     pub(crate) text: String,
-    place: &'static str,
+    /// Where it is caught, if it is caught here.
+    place: Option<&'static str>,
     location: Option<String>,
     backtrace: Option<String>,
 }
@@ -81,7 +82,7 @@ impl PanicFacts {
         let backtrace = catching.backtrace.then(Backtrace::force_capture);
         Self {
             text: text_of(info.payload()),
-            place: catching.place.unwrap_or("task"),
+            place: catching.place,
             location: info.location().map(ToString::to_string),
             backtrace: backtrace.map(|backtrace| backtrace.to_string()),
         }
@@ -161,7 +162,7 @@ fn facts_of(payload: Box<dyn Any + Send>, place: &'static str) -> PanicFacts {
     // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
     let facts = facts.unwrap_or_else(|| PanicFacts {
         text: text_of(&*payload),
-        place,
+        place: Some(place),
         location: None,
         backtrace: None,
     });
@@ -202,8 +203,10 @@ pub(crate) fn last_words() {
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
     let facts = PanicFacts::of_hook(info, catching);
-    let before = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().ok()?.take());
-    let fatal = cfg!(panic = "abort") || LAST.contains(&&*facts.text);
+    let before = UNDER_WAY.try_with(|under_way| under_way.try_borrow_mut().ok()?.take());
+    let before = before.ok().flatten();
+    let by_std = info.location().is_some_and(|location| location.file().ends_with("panicking.rs"));
+    let fatal = cfg!(panic = "abort") || (by_std && LAST.contains(&&*facts.text));
     if catching.place.is_some() && !fatal {
         if let Some(before) = before {
             // It was caught further in, or this one happens while it unwinds: nobody tells which.

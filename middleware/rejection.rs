@@ -121,14 +121,14 @@ impl Rejection {
 
     /// Adds what the caller is told about trying again. Default: nothing.
     #[must_use]
-    pub fn retry(mut self, hint: RetryHint) -> Self {
+    pub fn with_retry(mut self, hint: RetryHint) -> Self {
         self.retry = Some(hint);
         self
     }
 
     /// Adds which of several limits it was, as in `head` or `idle` of a timeout. Only the log tells it.
     #[must_use]
-    pub fn which(mut self, which: &'static str) -> Self {
+    pub fn with_which(mut self, which: &'static str) -> Self {
         self.which = Some(which);
         self
     }
@@ -144,8 +144,13 @@ impl Rejection {
     }
 
     /// Which of several limits it was, if the layer has several.
-    pub fn which_limit(&self) -> Option<&'static str> {
+    pub fn which(&self) -> Option<&'static str> {
         self.which
+    }
+
+    /// What the caller is told about trying again.
+    pub fn retry(&self) -> Option<RetryHint> {
+        self.retry
     }
 
     /// The response in the caller's protocol: problem details (RFC 9457) for HTTP, always 200 and trailers-only for
@@ -345,13 +350,13 @@ mod tests {
             (Duration::MAX, "18446744073709551615", "2147483647"),
         ] {
             let rejection =
-                Rejection::new(Reason::RateLimited, "a_layer").retry(RetryHint::After(wait));
+                Rejection::new(Reason::RateLimited, "a_layer").with_retry(RetryHint::After(wait));
             let http = rejection.clone().into_response(Protocol::Http, None);
             assert_eq!(header(&http, "retry-after"), Some(seconds));
             let grpc = rejection.into_response(Protocol::Grpc, None);
             assert_eq!(header(&grpc, "grpc-retry-pushback-ms"), Some(millis));
         }
-        let never = Rejection::new(Reason::Shed, "a_layer").retry(RetryHint::Never);
+        let never = Rejection::new(Reason::Shed, "a_layer").with_retry(RetryHint::Never);
         assert_eq!(
             header(
                 &never.clone().into_response(Protocol::Http, None),

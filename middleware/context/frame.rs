@@ -52,10 +52,13 @@ impl Frame {
     /// One pass over the headers, for all that is wanted of them.
     #[inline]
     fn read(&mut self, headers: &HeaderMap, uri: &Uri) {
-        let mut traced = false;
+        let (mut traced, mut typed) = (false, false);
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
-                self.protocol = Protocol::of_media_type(value.as_bytes());
+                // The first counts, as it does for `Protocol::of`.
+                if !mem::replace(&mut typed, true) {
+                    self.protocol = Protocol::of_media_type(value.as_bytes());
+                }
             } else if *name == TRACEPARENT {
                 traced = true;
             } else if Secrets::REQUEST_HEADERS.contains(name) {
@@ -345,7 +348,7 @@ impl Scope {
 
     /// Puts the frame in place until the guard is dropped.
     #[inline]
-    pub fn enter(&mut self) -> Entered<'_> {
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
         if self.strayed {
             self.return_home();
         }
@@ -400,7 +403,7 @@ fn swap(slot: &mut Option<Box<Frame>>) {
 /// Takes the frame out again when dropped, also while unwinding.
 #[derive(Debug)]
 #[must_use = "the frame is taken out again when this is dropped"]
-pub struct Entered<'a> {
+pub(crate) struct Entered<'a> {
     slot: Option<&'a mut Option<Box<Frame>>>,
     _span: span::Entered<'a>,
 }

@@ -1,4 +1,4 @@
-use std::{any::Any, error::Error, fmt, mem, thread};
+use std::{any::Any, error::Error, fmt, mem};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -164,11 +164,7 @@ impl<O: Observer> Drop for PanicGuard<'_, O> {
 impl<O: Observer> Drop for Watch<O> {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.end(if thread::panicking() {
-                End::Panicked
-            } else {
-                End::Dropped
-            });
+            self.end(End::Dropped);
         }
     }
 }

@@ -178,7 +178,7 @@ impl Record {
                     grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
                     outcome = verdict.outcome.label(),
                     layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which_limit),
+                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
                     error = error.as_deref(),
                     error_missing = error_missing.then_some(true),
                     also = also.as_deref(),
