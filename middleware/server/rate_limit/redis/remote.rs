@@ -154,8 +154,8 @@ impl Remote {
             let (hash, tier) = (known.ask.who.hash, known.ask.tier);
             self.shared.memory.charge(hash, tier, weight, clock::now());
         }
-        // What Redis does not take is counted in `plimsoll.store.errors`, by its kind.
         let (redis, question) = (self.redis.clone(), known.question(weight, true));
+        // swallow: plimsoll.store.errors what Redis does not take is counted there, by its kind
         drop(task::spawn("rate_limit_charge", async move {
             redis.ask(&question).await.is_ok()
         }));
