@@ -205,7 +205,9 @@ fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let facts = PanicFacts::of_hook(info, catching);
     let before = UNDER_WAY.try_with(|under_way| under_way.try_borrow_mut().ok()?.take());
     let before = before.ok().flatten();
-    let by_std = info.location().is_some_and(|location| location.file().ends_with("panicking.rs"));
+    let by_std = info
+        .location()
+        .is_some_and(|location| location.file().ends_with("panicking.rs"));
     let fatal = cfg!(panic = "abort") || (by_std && LAST.contains(&&*facts.text));
     if catching.place.is_some() && !fatal {
         if let Some(before) = before {

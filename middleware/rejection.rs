@@ -22,6 +22,11 @@ use crate::{
 pub const PLIMSOLL_REASON: HeaderName = HeaderName::from_static("plimsoll-reason");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+/// What a rejection and the layers around it put into its head, about: room for it is made at once.
+const MOST_HEADERS: usize = 8;
+/// The bytes of most problem details; longer ones grow.
+const LONGEST_PROBLEM: usize = 384;
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => ($label:literal, $status:ident, $code:ident, $message:literal),)*) => {
         /// Why plimsoll itself answered instead of the service. A closed set: alerts and clients rely on the names.
@@ -176,22 +181,10 @@ impl Rejection {
 
     fn problem(&self, id: Option<&RequestId>) -> Response<Bytes> {
         let status = self.reason.status();
-        let mut body = format!(
-            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
-            self.problem_type(),
-            status.canonical_reason().unwrap_or_default(),
-            status.as_u16(),
-            self.reason.label(),
-            self.reason.message(),
-        );
-        if let Some(id) = id {
-            // The alphabet of an id needs no escapes.
-            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
-        }
-        body.push('}');
-        let mut response = Response::new(Bytes::from(body));
+        let mut response = Response::new(self.problem_body(id));
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        headers.reserve(MOST_HEADERS);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
@@ -204,6 +197,27 @@ impl Rejection {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
         }
         response
+    }
+
+    fn problem_body(&self, id: Option<&RequestId>) -> Bytes {
+        let status = self.reason.status();
+        let mut body = String::with_capacity(LONGEST_PROBLEM);
+        write!(
+            body,
+            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
+            self.problem_type(),
+            status.canonical_reason().unwrap_or_default(),
+            status.as_u16(),
+            self.reason.label(),
+            self.reason.message(),
+        )
+        .expect("a String takes all");
+        if let Some(id) = id {
+            // The alphabet of an id needs no escapes.
+            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
+        }
+        body.push('}');
+        Bytes::from(body)
     }
 
     /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
@@ -222,6 +236,7 @@ impl Rejection {
     fn trailers_only(&self, protocol: Protocol) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
+        headers.reserve(MOST_HEADERS);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(protocol.grpc_content_type()),

@@ -61,7 +61,11 @@ impl Secrets {
         if self.values.is_empty() && self.query.is_none() {
             return text;
         }
-        let pairs = self.query.as_ref().and_then(PathAndQuery::query).unwrap_or_default();
+        let pairs = self
+            .query
+            .as_ref()
+            .and_then(PathAndQuery::query)
+            .unwrap_or_default();
         if self.values.len().saturating_add(pairs.split('&').count()) > MAX_SEARCHED {
             return Cow::Borrowed(REDACTED);
         }

@@ -331,9 +331,9 @@ impl Status {
         match self {
             Self::Settled => true,
             Self::InTrailers => false,
-            Self::InBody(scanner) => {
-                scanner.trailers().is_some_and(|trailers| trailers.contains_key(GRPC_STATUS))
-            }
+            Self::InBody(scanner) => scanner
+                .trailers()
+                .is_some_and(|trailers| trailers.contains_key(GRPC_STATUS)),
         }
     }
 

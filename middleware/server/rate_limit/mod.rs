@@ -239,8 +239,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let scope = Scope::open(&mut request);
-        match Shared::decide(&self.shared, &Call::of(&request), clock::now()) {
+        let mut scope = Scope::open(&mut request);
+        let now = scope.just_opened();
+        match Shared::decide(&self.shared, &Call::of(&request), now) {
             (admission, None) => ResponseFuture::call(&mut self.inner, request, admission, scope),
             (admission, Some(no)) => ResponseFuture::reject(no, &request, admission, scope),
         }

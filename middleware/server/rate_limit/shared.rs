@@ -157,6 +157,6 @@ pub(super) fn rejection(decision: &Decision, dry_run: bool) -> Option<Rejection>
         return None;
     };
     let hint = refusal.wait.map_or(RetryHint::Never, RetryHint::After);
-    let rejection = Rejection::new(Reason::RateLimited, LAYER).retry(hint);
-    Some(rejection.which(tier.name_of(refusal.quota)))
+    let rejection = Rejection::new(Reason::RateLimited, LAYER).with_retry(hint);
+    Some(rejection.with_which(tier.name_of(refusal.quota)))
 }

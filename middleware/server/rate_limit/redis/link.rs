@@ -213,6 +213,7 @@ impl Link {
             return;
         }
         let attempt = Connecting(Arc::clone(self));
+        // swallow: plimsoll.tasks.died a panic is told and counted there, and the next call connects again
         drop(task::spawn("rate_limit_redis", async move {
             attempt.0.until_there().await;
         }));

@@ -140,7 +140,7 @@ impl Remote {
 
     fn closed(&self) -> (Admission, Option<Rejection>) {
         let hint = RetryHint::After(jittered(COME_AGAIN));
-        let rejection = Rejection::new(Reason::StoreError, LAYER).retry(hint);
+        let rejection = Rejection::new(Reason::StoreError, LAYER).with_retry(hint);
         let admission = Admission::default().degraded(Some(self.when_away.label()));
         (admission, Some(rejection))
     }
@@ -154,8 +154,8 @@ impl Remote {
             let (hash, tier) = (known.ask.who.hash, known.ask.tier);
             self.shared.memory.charge(hash, tier, weight, clock::now());
         }
-        // What Redis does not take is counted in `plimsoll.store.errors`, by its kind.
         let (redis, question) = (self.redis.clone(), known.question(weight, true));
+        // swallow: plimsoll.store.errors what Redis does not take is counted there, by its kind
         drop(task::spawn("rate_limit_charge", async move {
             redis.ask(&question).await.is_ok()
         }));
