@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    context::in_current_call,
+    context::{self, in_current_call},
     gauge::{Gauges, Kind, Metric, Reading},
-    panics::{self, PanicFacts},
+    panics::{self, Fate, PanicFacts},
 };
 
 /// The wait before the first restart; it doubles up to [`LONGEST_WAIT`].
@@ -125,11 +125,14 @@ where
         let mut wait = FIRST_WAIT;
         loop {
             let started = clock::now();
-            match (Caught {
-                future: Some(make()),
-            })
-            .await
-            {
+            let ended = match panics::catch("task", false, &mut make) {
+                Ok(future) => {
+                    let future = Some(future);
+                    Caught { future }.await
+                }
+                Err(facts) => Err(facts),
+            };
+            match ended {
                 Ok(()) => died(name, "returned", None),
                 Err(facts) => died(name, "panicked", Some(&facts)),
             }
@@ -183,14 +186,14 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     if facts.is_some() {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }
-    let (error, location) =
-        facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
+    let text = facts.map(|facts| context::redact(&facts.text));
+    let location = facts.and_then(PanicFacts::location);
     tracing::error!(
         target: "plimsoll::task",
         event = "task_died",
         task = name,
         how,
-        panic = error,
+        panic = text.as_deref(),
         location,
         "a background task died",
     );
@@ -229,7 +232,13 @@ impl<F: Future> Future for Caught<F> {
         });
         match polled {
             Ok(polled) => polled.map(Ok),
-            Err(facts) => Poll::Ready(Err(facts)),
+            Err(facts) => {
+                // Its destructor may panic as well, which must not be the end of who waits for it.
+                if let Err(again) = panics::catch("task", false, || future.set(None)) {
+                    again.write_line(Fate::Caught);
+                }
+                Poll::Ready(Err(facts))
+            }
         }
     }
 }
