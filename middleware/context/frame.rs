@@ -363,8 +363,10 @@ impl Scope {
         if owned {
             swap(&mut self.frame);
         }
+        // First this: a subscriber may panic when it is told of the span.
+        let slot = Slot(owned.then_some(&mut self.frame));
         Entered {
-            slot: owned.then_some(&mut self.frame),
+            _slot: slot,
             _span: self.span.enter(),
         }
     }
@@ -411,14 +413,18 @@ fn swap(slot: &mut Option<Box<Frame>>) {
 #[derive(Debug)]
 #[must_use = "the frame is taken out again when this is dropped"]
 pub(crate) struct Entered<'a> {
-    slot: Option<&'a mut Option<Box<Frame>>>,
+    _slot: Slot<'a>,
     _span: span::Entered<'a>,
 }
 
-impl Drop for Entered<'_> {
+/// Where a frame goes back to that is in place.
+#[derive(Debug)]
+struct Slot<'a>(Option<&'a mut Option<Box<Frame>>>);
+
+impl Drop for Slot<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
+        if let Some(slot) = self.0.take() {
             swap(slot);
         }
     }

@@ -44,12 +44,14 @@ pin_project! {
             let mut this = this.project();
             if this.inner.is_some() || this.watch.is_on() {
                 let _entered = this.scope.enter();
+                // Told after the body is gone and before the scope is left, should its destructor panic as well.
+                let mut watch = this.watch.take();
                 this.inner.set(None);
                 if this.rest.is_sent {
                     let trailers = this.rest.status.in_body();
-                    this.watch.end(End::Complete { trailers });
+                    watch.end(End::Complete { trailers });
                 }
-                drop(this.watch.take());
+                drop(watch);
             }
         }
     }

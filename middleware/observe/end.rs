@@ -75,7 +75,7 @@ impl fmt::Display for Fault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Chain(error) => f.write_str(&context::chain(error)),
-            Kind::Text(error) => error.fmt(f),
+            Kind::Text(error) => f.write_str(&context::said(error)),
         }
     }
 }

@@ -48,8 +48,10 @@ pin_project! {
             let mut this = this.project();
             if this.inner.is_some() || this.watch.is_on() {
                 let _entered = this.scope.enter();
+                // Told after the future is gone and before the scope is left, should its destructor panic as well.
+                let watch = this.watch.take();
                 this.inner.set(None);
-                drop(this.watch.take());
+                drop(watch);
             }
         }
     }

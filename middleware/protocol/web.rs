@@ -3,6 +3,8 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::code::GRPC_STATUS;
+
 /// The flag of the frame that holds trailers.
 const TRAILERS: u8 = 0x80;
 /// Flag and length in front of each frame.
@@ -49,7 +51,8 @@ impl Scanner {
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+        let between_frames = matches!(self.at, At::Prefix(_, 0));
+        self.trailers.as_ref().filter(|_| between_frames)
     }
 
     /// A last frame with these trailers. `None` in the midst of a frame: there the body can only be cut.
@@ -135,7 +138,8 @@ impl Scanner {
         match &self.at {
             At::Message(0) => self.at = At::START,
             At::Trailers(text, 0) => {
-                self.trailers = Some(parse(text));
+                // Those without a status end nothing.
+                self.trailers = Some(parse(text)).filter(|found| found.contains_key(GRPC_STATUS));
                 self.at = At::START;
             }
             At::Prefix(..) | At::Message(_) | At::Trailers(..) => {}
@@ -290,6 +294,26 @@ mod tests {
         let mut scanner = Scanner::binary();
         scanner.take(&[0, 0, 0, 0, 9, 1, 2]);
         assert_eq!(scanner.frame_of(&trailers), None);
+    }
+
+    #[test]
+    fn trailers_without_a_status_or_with_half_a_frame_behind_them_end_nothing() {
+        let frame = |text: &[u8]| {
+            let length = u8::try_from(text.len()).expect("short");
+            [&[TRAILERS, 0, 0, 0, length], text].concat()
+        };
+        let whole = frame(b"grpc-status:0");
+        for (body, ends) in [
+            (whole.clone(), true),
+            (frame(b""), false),
+            (frame(b"grpc-message:ok\r\n"), false),
+            ([&whole[..], &[0, 0]].concat(), false),
+            ([&whole[..], &[0, 0, 0, 0, 9, 1]].concat(), false),
+        ] {
+            let mut scanner = Scanner::binary();
+            scanner.take(&body);
+            assert_eq!(scanner.trailers().is_some(), ends, "{body:?}");
+        }
     }
 
     #[test]
