@@ -32,6 +32,13 @@ pub(crate) const PANICS: Metric = Metric::new(
 /// How long a dying program waits for its log.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// What the standard library says when a panic leaves a destructor that runs while another one unwinds, or a function
+/// that cannot unwind. Then it aborts.
+const LAST: &[&str] = &[
+    "panic in a destructor during cleanup",
+    "panic in a function that cannot unwind",
+];
+
 thread_local! {
     /// What is to be done about a panic on this thread.
     static CATCHING: Cell<Catching> = const { Cell::new(Catching::NOTHING) };
@@ -195,13 +202,13 @@ pub(crate) fn last_words() {
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
     let facts = PanicFacts::of_hook(info, catching);
-    let first = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().ok()?.take());
-    let fatal = cfg!(panic = "abort") || first.is_some();
-    if let Some(first) = &first {
-        // A panic while another unwinds: the process aborts, unless somebody in between catches it.
-        first.write_line(Fate::Fatal);
-    }
+    let before = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().ok()?.take());
+    let fatal = cfg!(panic = "abort") || LAST.contains(&&*facts.text);
     if catching.place.is_some() && !fatal {
+        if let Some(before) = before {
+            // It was caught further in, or this one happens while it unwinds: nobody tells which.
+            before.write_line(Fate::Caught);
+        }
         CATCHING.set(Catching {
             under_way: true,
             ..catching
@@ -210,11 +217,12 @@ fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
         return;
     }
     let writes_all = WRITES_ALL.load(Ordering::Relaxed);
-    if fatal || writes_all {
-        facts.write_line(if fatal { Fate::Fatal } else { Fate::Caught });
-    }
     if fatal {
+        // What the standard library says last tells nothing of the panic that led to it.
+        before.unwrap_or(facts).write_line(Fate::Fatal);
         last_words();
+    } else if writes_all {
+        facts.write_line(Fate::Caught);
     }
     if !writes_all {
         previous(info);

@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 
 use crate::{
     clock,
-    context::in_current_call,
+    context::{self, in_current_call},
     gauge::{Gauges, Kind, Metric, Reading},
-    panics::{self, PanicFacts},
+    panics::{self, Fate, PanicFacts},
 };
 
 /// The wait before the first restart; it doubles up to [`LONGEST_WAIT`].
@@ -56,7 +56,7 @@ impl<T> Future for Task<T> {
             .poll(context)
             .map(|joined| match joined {
                 Ok(result) => result,
-                // Its panic was caught within: what is left is an abort, or a runtime that shuts down.
+                // Its panics were caught within: what is left is an abort, or a runtime that shuts down.
                 Err(_) => Err(TaskEnd::Aborted),
             })
     }
@@ -98,6 +98,7 @@ where
     panics::install_hook();
     Task(launch(in_current_call(async move {
         Caught {
+            name,
             future: Some(future),
         }
         .await
@@ -125,11 +126,17 @@ where
         let mut wait = FIRST_WAIT;
         loop {
             let started = clock::now();
-            match (Caught {
-                future: Some(make()),
-            })
-            .await
-            {
+            let ended = match panics::catch("task", false, &mut make) {
+                Ok(future) => {
+                    Caught {
+                        name,
+                        future: Some(future),
+                    }
+                    .await
+                }
+                Err(facts) => Err(facts),
+            };
+            match ended {
                 Ok(()) => died(name, "returned", None),
                 Err(facts) => died(name, "panicked", Some(&facts)),
             }
@@ -183,14 +190,15 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     if facts.is_some() {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }
-    let (error, location) =
-        facts.map_or((None, None), |facts| (Some(&*facts.text), facts.location()));
+    // A task of a call may quote its request.
+    let text = facts.map(|facts| context::redact(&facts.text));
+    let location = facts.and_then(PanicFacts::location);
     tracing::error!(
         target: "plimsoll::task",
         event = "task_died",
         task = name,
         how,
-        panic = error,
+        panic = text.as_deref(),
         location,
         "a background task died",
     );
@@ -207,8 +215,21 @@ fn launch<F: Future<Output: Send> + Send + 'static>(future: F) -> JoinHandle<F::
 pin_project! {
     /// A future whose panic is caught, also one of its destructor.
     struct Caught<F> {
+        name: &'static str,
+        // `None` once it has ended.
         #[pin]
         future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Caught<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.future.is_some()
+                && let Err(facts) = panics::catch("drop", false, || this.future.set(None))
+            {
+                died(this.name, "panicked", Some(&facts));
+            }
+        }
     }
 }
 
@@ -229,7 +250,13 @@ impl<F: Future> Future for Caught<F> {
         });
         match polled {
             Ok(polled) => polled.map(Ok),
-            Err(facts) => Poll::Ready(Err(facts)),
+            Err(facts) => {
+                // It has died of the first panic: another one is told, and counts no second death.
+                if let Err(another) = panics::catch("drop", false, || future.set(None)) {
+                    another.write_line(Fate::Caught);
+                }
+                Poll::Ready(Err(facts))
+            }
         }
     }
 }

@@ -338,7 +338,10 @@ async fn the_status_of_grpc_comes_from_where_it_is() {
             1,
         ),
         (
-            "error.type=body_error,rpc.method=shop.Barista/Wash,rpc.system.name=grpc".to_owned(),
+            // What the caller was told: trailers that the body itself failed to bring.
+            format!(
+                "error.type=body_error,rpc.method=shop.Barista/Wash,{name}=INTERNAL,rpc.system.name=grpc"
+            ),
             2,
         ),
         (

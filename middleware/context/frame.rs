@@ -32,6 +32,10 @@ pub(crate) struct Frame {
     secrets: Secrets,
     /// What was read of the request's body, once a layer watches it.
     intake: Option<Arc<Intake>>,
+    /// Whether a layer writes the line of the call.
+    has_line: bool,
+    /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
+    of_task: bool,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -90,6 +94,8 @@ impl Frame {
             trace,
             secrets,
             intake,
+            has_line,
+            of_task,
             journal,
         } = self;
         *started = None;
@@ -99,6 +105,8 @@ impl Frame {
         *trace = None;
         secrets.clear();
         *intake = None;
+        *has_line = false;
+        *of_task = false;
         *journal = None;
     }
 
@@ -178,13 +186,25 @@ impl Frame {
         &mut self.secrets
     }
 
-    /// What a task that outlives the call may know of it: its ids.
+    /// Whether the line of the call is still to be claimed. From now on it is.
+    pub(crate) fn claim_line(&mut self) -> bool {
+        !mem::replace(&mut self.has_line, true)
+    }
+
+    /// Whether what is noted here is read at the end of the call.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.of_task
+    }
+
+    /// What a task that outlives the call may know of it: its ids, and what its lines must not tell.
     pub(super) fn ids(&self) -> Box<Self> {
         Box::new(Self {
             protocol: self.protocol,
             request_id: self.request_id.clone(),
             id_replaced: self.id_replaced,
             trace: self.trace.clone(),
+            secrets: self.secrets.clone(),
+            of_task: true,
             ..Self::default()
         })
     }

@@ -24,7 +24,7 @@ pub(crate) fn redact(text: &str) -> Cow<'_, str> {
 /// What a request told in confidence: the values of its sensitive headers and of its query.
 ///
 /// Kept as shared handles until the call ends, since an error or a panic may quote them. They never reach a log line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Secrets {
     values: Vec<HeaderValue>,
     query: Option<PathAndQuery>,

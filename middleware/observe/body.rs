@@ -46,7 +46,8 @@ pin_project! {
                 let _entered = this.scope.enter();
                 this.inner.set(None);
                 if this.rest.is_sent {
-                    this.watch.end(End::Complete { trailers: None });
+                    let trailers = this.rest.status.in_body();
+                    this.watch.end(End::Complete { trailers });
                 }
                 drop(this.watch.take());
             }
@@ -241,8 +242,9 @@ where
             Some(Err(error)) => {
                 let error = error.into();
                 let last = this.rest.failed(&*error);
-                this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.ok_or(error)))
+                this.watch
+                    .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
             }
             None => match this.rest.ended() {
                 Ended::Well(trailers) => {
@@ -252,8 +254,9 @@ where
                     Poll::Ready(None)
                 }
                 Ended::Short(error, last) => {
-                    this.watch.end(End::Failed(Fault::of(&*error)));
-                    Poll::Ready(Some(last.ok_or(error)))
+                    this.watch
+                        .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                    Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
                 }
             },
         }
@@ -308,7 +311,19 @@ where
 enum Ended {
     Well(Option<Box<HeaderMap>>),
     /// It owed something: the error, and the frame that tells the caller, if there can be one.
-    Short(BoxError, Option<Frame<Bytes>>),
+    Short(BoxError, Option<Last>),
+}
+
+/// The last frame of a stream of gRPC that broke, and the status in it.
+pub(super) struct Last {
+    pub(super) code: Option<GrpcCode>,
+    frame: Frame<Bytes>,
+}
+
+impl Last {
+    fn into_frame(self) -> Frame<Bytes> {
+        self.frame
+    }
 }
 
 impl Status {
@@ -320,13 +335,23 @@ impl Status {
         }
     }
 
-    /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
-    fn broken(&self, trailers: HeaderMap) -> Option<Frame<Bytes>> {
+    /// The trailers of gRPC-Web that have passed.
+    fn in_body(&self) -> Option<&HeaderMap> {
         match self {
-            Self::Settled => None,
-            Self::InTrailers => Some(Frame::trailers(trailers)),
-            Self::InBody(scanner) => scanner.frame_of(&trailers).map(Frame::data),
+            Self::Settled | Self::InTrailers => None,
+            Self::InBody(scanner) => scanner.trailers(),
         }
+    }
+
+    /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
+    fn broken(&self, trailers: HeaderMap) -> Option<Last> {
+        let code = GrpcCode::of(&trailers);
+        let frame = match self {
+            Self::Settled => return None,
+            Self::InTrailers => Frame::trailers(trailers),
+            Self::InBody(scanner) => Frame::data(scanner.frame_of(&trailers)?),
+        };
+        Some(Last { code, frame })
     }
 }
 
@@ -338,6 +363,7 @@ impl Rest {
         }
         if let Status::InBody(scanner) = &mut self.status {
             scanner.take(data);
+            self.is_sent |= scanner.trailers().is_some();
         }
     }
 
@@ -350,7 +376,7 @@ impl Rest {
         self.status = Status::Settled;
     }
 
-    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Frame<Bytes>> {
+    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
         if error.is::<BodyPanicked>() {
             // It was noted where it was caught.
             return self
@@ -366,10 +392,7 @@ impl Rest {
     }
 
     fn ended(&mut self) -> Ended {
-        let trailers = match &mut self.status {
-            Status::InBody(scanner) => scanner.trailers().cloned().map(Box::new),
-            Status::Settled | Status::InTrailers => None,
-        };
+        let trailers = self.status.in_body().cloned().map(Box::new);
         let error: BoxError = match self.length {
             _ if !self.status.is_settled() => MissingStatus.into(),
             Some(left @ 1..) => ShortBody { left }.into(),

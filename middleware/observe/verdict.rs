@@ -137,6 +137,9 @@ impl Witness {
     }
 
     fn take_trailers(&mut self, end: &End<'_>) {
+        if let (End::Failed(fault), Some(head)) = (end, &mut self.head) {
+            head.grpc = fault.grpc_code().or(head.grpc);
+        }
         if let (
             End::Complete {
                 trailers: Some(trailers),
@@ -157,7 +160,8 @@ impl Witness {
         let noted = frame
             .and_then(Frame::journal)
             .and_then(Journal::causes)
-            .map(|(first, _)| first.outcome);
+            .map(|(first, _)| first.outcome)
+            .filter(|&outcome| !self.is_consequence(outcome));
         noted
             .or_else(|| {
                 let rejection = self.head.as_ref()?.rejection.as_ref()?;
@@ -170,6 +174,11 @@ impl Witness {
     /// The error that ended the request's body.
     fn cut(&self) -> Option<&str> {
         self.intake.as_ref().and_then(|intake| intake.error())
+    }
+
+    /// A response that is made of the request breaks because the request did, and is noted before anybody asks why.
+    fn is_consequence(&self, outcome: Outcome) -> bool {
+        outcome == Outcome::BodyError && self.cut().is_some()
     }
 
     /// What the end alone tells.
@@ -209,7 +218,10 @@ impl Witness {
             .map(|cause| format!("{}: {}", cause.outcome.label(), cause.error))
             .collect();
         if let Some(cut) = self.cut() {
-            if first.is_none() && rejection.is_none() {
+            if let Some(later) = first.filter(|first| self.is_consequence(first.outcome)) {
+                error = Some(cut.to_owned());
+                also.insert(0, format!("{}: {}", later.outcome.label(), later.error));
+            } else if first.is_none() && rejection.is_none() {
                 error = Some(cut.to_owned());
             } else {
                 also.push(format!("{}: {cut}", Outcome::RequestBodyError.label()));

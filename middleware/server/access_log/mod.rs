@@ -48,7 +48,8 @@ pub const TARGET: &str = "plimsoll::access";
 /// Any subscriber can take it; [`log`](crate::log) makes flat JSON of it. Values of the query and of sensitive headers
 /// are replaced in the path and in the texts of errors.
 ///
-/// Place it inside of `request_id` and outside of everything whose end it should tell.
+/// Place it inside of `request_id` and outside of everything whose end it should tell. A second one further in writes
+/// nothing: a call has one line.
 #[derive(Clone, Debug)]
 pub struct AccessLogLayer {
     settings: Arc<Settings>,
@@ -140,7 +141,9 @@ impl Default for AccessLogLayer {
 /// Returns whether it will be there: false outside of a call, in a task of its own, and past 32 fields.
 /// A name that the line has already is written as `fields.<name>`.
 pub fn field(name: &'static str, value: impl Into<FieldValue>) -> bool {
-    context::update(|frame| frame.journal_mut().set_field(name, value.into())).unwrap_or_default()
+    let value = value.into();
+    context::update(|frame| frame.is_read() && frame.journal_mut().set_field(name, value))
+        .unwrap_or_default()
 }
 
 impl<S> Layer<S> for AccessLogLayer {

@@ -13,7 +13,7 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{self, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    context::{self, Frame, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
     observe::{End, Observer, Verdict, Witness},
     outcome::Outcome,
     protocol::GrpcCode,
@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Record {
     settings: Arc<Settings>,
+    /// Whether the line is this layer's to write.
+    writes: bool,
     started: Instant,
     witness: Witness,
     protocol_label: &'static str,
@@ -58,6 +60,7 @@ impl Record {
         let request = witness.watch(request, scope);
         let record = Self {
             settings: Arc::clone(settings),
+            writes: scope.update(Frame::claim_line).unwrap_or(true),
             started: scope.started(),
             witness,
             protocol_label: protocol.label(request.version()),
@@ -69,6 +72,9 @@ impl Record {
             head: None,
             bytes_out: 0,
         };
+        if !record.writes {
+            return (request, record);
+        }
         if settings.call_span {
             let span = record.span(scope);
             scope.set_span(span);
@@ -120,6 +126,9 @@ impl Observer for Record {
     }
 
     fn on_end(mut self, end: End<'_>) {
+        if !self.writes {
+            return;
+        }
         let ended = clock::now();
         let outcome = self.witness.judge(&end);
         if let Some(level) = self.settings.level(outcome) {
