@@ -110,8 +110,8 @@ def collected(start, folder, protocol):
     """What a real collector prints of the spans and metrics that it received."""
     ports = {"grpc": free_port(), "http/protobuf": free_port()}
     command = [
-        tool("rotel-agent", "rotel/rotel/rotel-agent"), "start", "--exporter", "blackhole", "--debug-log", "traces,metrics", "--debug-log-verbosity", "detailed",
-        f"--otlp-grpc-endpoint=127.0.0.1:{ports['grpc']}", f"--otlp-http-endpoint=127.0.0.1:{ports['http/protobuf']}",
+        tool("rotel-agent", "rotel/rotel/rotel-agent"), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed",
+        f"--pid-file={folder / 'rotel.pid'}", f"--otlp-grpc-endpoint=127.0.0.1:{ports['grpc']}", f"--otlp-http-endpoint=127.0.0.1:{ports['http/protobuf']}",
     ]
     said = folder / "rotel.log"
     with open(said, "wb") as out, subprocess.Popen(
