@@ -147,6 +147,11 @@ def collected(start, folder, protocol):
             rotel.kill()
 
 
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_real_collector_receives_all_over_grpc(start, tmp_path):
     collected(start, tmp_path, "grpc")
 
