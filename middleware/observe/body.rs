@@ -46,7 +46,9 @@ pin_project! {
                 let _entered = this.scope.enter();
                 // Told after the body is gone and before the scope is left, should its destructor panic as well.
                 let mut watch = this.watch.take();
+                let guard = watch.guard();
                 this.inner.set(None);
+                guard.disarm();
                 if this.rest.is_sent {
                     let trailers = this.rest.status.in_body();
                     watch.end(End::Complete { trailers });

@@ -49,8 +49,10 @@ pin_project! {
             if this.inner.is_some() || this.watch.is_on() {
                 let _entered = this.scope.enter();
                 // Told after the future is gone and before the scope is left, should its destructor panic as well.
-                let watch = this.watch.take();
+                let mut watch = this.watch.take();
+                let guard = watch.guard();
                 this.inner.set(None);
+                guard.disarm();
                 drop(watch);
             }
         }
