@@ -8,9 +8,15 @@ struct AccessLog;
 struct CatchPanic;
 #[doc = include_str!("../docs/log.md")]
 struct Log;
+#[doc = include_str!("../docs/metrics.md")]
+struct Metrics;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
 #[doc = include_str!("../docs/rate-limit.md")]
 struct RateLimit;
 #[doc = include_str!("../docs/request-id.md")]
 struct RequestId;
+#[doc = include_str!("../docs/telemetry.md")]
+struct Telemetry;
+#[doc = include_str!("../docs/tracing.md")]
+struct Tracing;

@@ -39,4 +39,8 @@ mod panics;
 pub mod protocol;
 pub mod rejection;
 pub mod server;
+#[cfg(feature = "trace-context")]
+mod spans;
 pub mod task;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;

@@ -72,7 +72,8 @@ impl Catching {
 #[derive(Clone, Debug)]
 pub(crate) struct PanicFacts {
     pub(crate) text: String,
-    place: &'static str,
+    /// Where it is caught, if it is caught here.
+    place: Option<&'static str>,
     location: Option<String>,
     backtrace: Option<String>,
 }
@@ -82,7 +83,7 @@ impl PanicFacts {
         let backtrace = catching.backtrace.then(Backtrace::force_capture);
         Self {
             text: text_of(info.payload()),
-            place: catching.place.unwrap_or("task"),
+            place: catching.place,
             location: info.location().map(ToString::to_string),
             backtrace: backtrace.map(|backtrace| backtrace.to_string()),
         }
@@ -191,7 +192,7 @@ fn facts_of(payload: Box<dyn Any + Send>, place: &'static str, under_way: u32) -
     // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
     let facts = own.unwrap_or(PanicFacts {
         text,
-        place,
+        place: Some(place),
         location: None,
         backtrace: None,
     });
@@ -232,7 +233,10 @@ pub(crate) fn last_words() {
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
     let facts = PanicFacts::of_hook(info, catching);
-    let fatal = cfg!(panic = "abort") || CANNOT_UNWIND.contains(&facts.text.as_str());
+    let by_std = info
+        .location()
+        .is_some_and(|location| location.file().ends_with("panicking.rs"));
+    let fatal = cfg!(panic = "abort") || (by_std && CANNOT_UNWIND.contains(&facts.text.as_str()));
     if catching.place.is_some() && !fatal {
         let under_way = catching.under_way.saturating_add(1);
         CATCHING.set(Catching {
@@ -303,12 +307,12 @@ mod tests {
         let nested = || catch("inner", false, || panic!("of another")).expect_err("it panicked");
         let facts = catch("call", false, || {
             inside("first");
-            assert_eq!(nested().place, "inner");
+            assert_eq!(nested().place, Some("inner"));
             (0..100).for_each(|_| inside("many"));
             panic!("last")
         });
         let facts = facts.expect_err("it panicked");
-        assert_eq!((facts.text.as_str(), facts.place), ("last", "call"));
+        assert_eq!((facts.text.as_str(), facts.place), ("last", Some("call")));
         assert!(facts.location.is_some());
         // A payload that was kept is still the first panic's.
         let facts = catch("call", false, || {

@@ -56,7 +56,7 @@ impl<T> Future for Task<T> {
             .poll(context)
             .map(|joined| match joined {
                 Ok(result) => result,
-                // Its panic was caught within: what is left is an abort, or a runtime that shuts down.
+                // Its panics were caught within: what is left is an abort, or a runtime that shuts down.
                 Err(_) => Err(TaskEnd::Aborted),
             })
     }
@@ -98,6 +98,7 @@ where
     panics::install_hook();
     Task(launch(in_current_call(async move {
         Caught {
+            name,
             future: Some(future),
         }
         .await
@@ -127,8 +128,11 @@ where
             let started = clock::now();
             let ended = match panics::catch("task", false, &mut make) {
                 Ok(future) => {
-                    let future = Some(future);
-                    Caught { future }.await
+                    Caught {
+                        name,
+                        future: Some(future),
+                    }
+                    .await
                 }
                 Err(facts) => Err(facts),
             };
@@ -186,6 +190,7 @@ fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
     if facts.is_some() {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }
+    // A task of a call may quote its request.
     let text = facts.map(|facts| context::redact(&facts.text));
     let location = facts.and_then(PanicFacts::location);
     tracing::error!(
@@ -210,8 +215,21 @@ fn launch<F: Future<Output: Send> + Send + 'static>(future: F) -> JoinHandle<F::
 pin_project! {
     /// A future whose panic is caught, also one of its destructor.
     struct Caught<F> {
+        name: &'static str,
+        // `None` once it has ended.
         #[pin]
         future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Caught<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.future.is_some()
+                && let Err(facts) = panics::catch("drop", false, || this.future.set(None))
+            {
+                died(this.name, "panicked", Some(&facts));
+            }
+        }
     }
 }
 
@@ -233,9 +251,9 @@ impl<F: Future> Future for Caught<F> {
         match polled {
             Ok(polled) => polled.map(Ok),
             Err(facts) => {
-                // Its destructor may panic as well, which must not be the end of who waits for it.
-                if let Err(again) = panics::catch("task", false, || future.set(None)) {
-                    again.write_line(Fate::Caught);
+                // It has died of the first panic: another one is told, and counts no second death.
+                if let Err(another) = panics::catch("drop", false, || future.set(None)) {
+                    another.write_line(Fate::Caught);
                 }
                 Poll::Ready(Err(facts))
             }

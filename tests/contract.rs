@@ -11,14 +11,18 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
+use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use plimsoll::{
-    client::propagate::PropagateLayer,
+    client::{self, propagate::PropagateLayer},
     rejection::Rejection,
     server::{
         access_log::AccessLogLayer,
         catch_panic::CatchPanicLayer,
+        metrics::MetricsLayer,
         rate_limit::{Key, Quota, RateLimitLayer},
         request_id::RequestIdLayer,
+        trace_context::TraceContextLayer,
     },
 };
 use probe::{Gate, OnOneThread, Probe, ProbeBody, ProbeError};
@@ -577,6 +581,19 @@ laws!(access_log_with_a_span, AccessLogLayer::new().call_span());
 laws!(catch_panic, CatchPanicLayer::new());
 laws!(propagate, PropagateLayer::new());
 laws!(rate_limit, generous());
+laws!(
+    metrics,
+    MetricsLayer::new(&SdkMeterProvider::default().meter("laws"))
+);
+laws!(
+    trace_context,
+    TraceContextLayer::new(SdkTracerProvider::default().tracer("laws"))
+);
+laws!(trace_context_in_tracing, TraceContextLayer::in_tracing());
+laws!(
+    trace_context_of_a_client,
+    client::trace_context::TraceContextLayer::new(SdkTracerProvider::default().tracer("laws"))
+);
 laws!(
     in_the_recommended_order,
     ServiceBuilder::new()

@@ -23,12 +23,24 @@ use crate::harness::{
 pub(crate) const BARE_SERVICE: &str = "sf/bare";
 pub(crate) const BARE_ROUTER: &str = "ax/bare";
 
+/// Callers have addresses, and take turns.
+pub(crate) const BARE_SERVICE_PEERS: &str = "sf/bare/peers";
+pub(crate) const BARE_ROUTER_PEERS: &str = "ax/bare/peers";
+pub(crate) const FEW_PEERS: u32 = 1_000;
+
 pub(crate) const CASES: &[Case] = &[
     Case::bare(BARE_SERVICE, || {
         Subject::service(service(), Traffic::menu())
     }),
     Case::bare(BARE_ROUTER, || {
         Subject::service(router().with_state(()), Traffic::menu())
+    }),
+    Case::bare(BARE_SERVICE_PEERS, || {
+        Subject::service(service(), Traffic::menu().with_peers(FEW_PEERS))
+    }),
+    Case::bare(BARE_ROUTER_PEERS, || {
+        let traffic = Traffic::menu().with_peers(FEW_PEERS);
+        Subject::service(router().with_state(()), traffic)
     }),
     Case::peer("ax/noop", BARE_ROUTER, || {
         let router = router().layer(layer_fn(|inner| Noop { inner }));

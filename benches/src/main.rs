@@ -47,6 +47,7 @@ mod catch_panic;
 mod event;
 mod harness;
 mod metrics;
+mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
@@ -70,6 +71,7 @@ fn cases() -> Vec<&'static Case> {
         access_log::CASES,
         catch_panic::CASES,
         metrics::CASES,
+        rate_limit::CASES,
         stack::CASES,
         event::CASES,
     ];

@@ -2,3 +2,5 @@
 
 #[cfg(feature = "propagate")]
 pub mod propagate;
+#[cfg(feature = "trace-context")]
+pub mod trace_context;

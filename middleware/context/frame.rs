@@ -32,6 +32,10 @@ pub(crate) struct Frame {
     secrets: Secrets,
     /// What was read of the request's body, once a layer watches it.
     intake: Option<Arc<Intake>>,
+    /// Whether a layer writes the line of the call.
+    has_line: bool,
+    /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
+    of_task: bool,
     /// Made at the first entry: most calls have none.
     journal: Option<Box<Journal>>,
 }
@@ -48,10 +52,13 @@ impl Frame {
     /// One pass over the headers, for all that is wanted of them.
     #[inline]
     fn read(&mut self, headers: &HeaderMap, uri: &Uri) {
-        let mut traced = false;
+        let (mut traced, mut typed) = (false, false);
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
-                self.protocol = Protocol::of_media_type(value.as_bytes());
+                // The first counts, as it does for `Protocol::of`.
+                if !mem::replace(&mut typed, true) {
+                    self.protocol = Protocol::of_media_type(value.as_bytes());
+                }
             } else if *name == TRACEPARENT {
                 traced = true;
             } else if Secrets::REQUEST_HEADERS.contains(name) {
@@ -90,6 +97,8 @@ impl Frame {
             trace,
             secrets,
             intake,
+            has_line,
+            of_task,
             journal,
         } = self;
         *started = None;
@@ -99,6 +108,8 @@ impl Frame {
         *trace = None;
         secrets.clear();
         *intake = None;
+        *has_line = false;
+        *of_task = false;
         *journal = None;
     }
 
@@ -140,6 +151,11 @@ impl Frame {
         self.trace.as_ref()
     }
 
+    /// Sets the trace that the call belongs to from here on.
+    pub(crate) fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
+    }
+
     /// The fields that handlers added to the line of the call.
     pub(crate) fn fields(&self) -> &[(&'static str, FieldValue)] {
         self.journal
@@ -173,7 +189,17 @@ impl Frame {
         &mut self.secrets
     }
 
-    /// What a task that outlives the call may know of it: its ids, and what is secret of what it may tell.
+    /// Whether the line of the call is still to be claimed. From now on it is.
+    pub(crate) fn claim_line(&mut self) -> bool {
+        !mem::replace(&mut self.has_line, true)
+    }
+
+    /// Whether what is noted here is read at the end of the call.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.of_task
+    }
+
+    /// What a task that outlives the call may know of it: its ids, and what its lines must not tell.
     pub(super) fn ids(&self) -> Box<Self> {
         Box::new(Self {
             protocol: self.protocol,
@@ -181,6 +207,7 @@ impl Frame {
             id_replaced: self.id_replaced,
             trace: self.trace.clone(),
             secrets: self.secrets.clone(),
+            of_task: true,
             ..Self::default()
         })
     }
@@ -301,6 +328,13 @@ impl Scope {
         }
     }
 
+    /// The time, right after the scope was opened: the frame's own if this layer is the outermost.
+    #[inline]
+    pub(crate) fn just_opened(&mut self) -> Instant {
+        let own = self.frame.as_deref_mut();
+        own.map_or_else(clock::now, Frame::started)
+    }
+
     /// When the call began.
     #[inline]
     pub(crate) fn started(&mut self) -> Instant {
@@ -321,7 +355,7 @@ impl Scope {
 
     /// Puts the frame in place until the guard is dropped.
     #[inline]
-    pub fn enter(&mut self) -> Entered<'_> {
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
         if self.strayed {
             self.return_home();
         }
@@ -378,7 +412,7 @@ fn swap(slot: &mut Option<Box<Frame>>) {
 /// Takes the frame out again when dropped, also while unwinding.
 #[derive(Debug)]
 #[must_use = "the frame is taken out again when this is dropped"]
-pub struct Entered<'a> {
+pub(crate) struct Entered<'a> {
     _slot: Slot<'a>,
     _span: span::Entered<'a>,
 }

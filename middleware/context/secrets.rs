@@ -13,6 +13,8 @@ use crate::protocol::code::percent_decode;
 const SHORTEST: usize = 4;
 /// Values of this length are replaced wherever they stand, shorter ones only as words of their own.
 const SURE: usize = 12;
+/// A request with more values than this is hostile: texts of its errors are not searched but replaced whole.
+const MAX_SEARCHED: usize = 256;
 /// What stands in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
@@ -58,6 +60,14 @@ impl Secrets {
         let mut text = Cow::Borrowed(text);
         if self.values.is_empty() && self.query.is_none() {
             return text;
+        }
+        let pairs = self
+            .query
+            .as_ref()
+            .and_then(PathAndQuery::query)
+            .unwrap_or_default();
+        if self.values.len().saturating_add(pairs.split('&').count()) > MAX_SEARCHED {
+            return Cow::Borrowed(REDACTED);
         }
         // Longest first, so that a secret within another leaves no rest behind.
         let mut needles: Vec<String> = self.needles(text.as_ref()).into_iter().collect();

@@ -48,7 +48,8 @@ pin_project! {
                 let mut watch = this.watch.take();
                 this.inner.set(None);
                 if this.rest.is_sent {
-                    watch.end(End::Complete { trailers: None });
+                    let trailers = this.rest.status.in_body();
+                    watch.end(End::Complete { trailers });
                 }
                 drop(watch);
             }
@@ -188,10 +189,10 @@ fn spoken<A>(response: &Response<A>, asked: Protocol) -> Protocol {
 
 /// The bytes that the head promises.
 fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
-    response.body().size_hint().exact().or_else(|| {
-        let length = response.headers().get(CONTENT_LENGTH)?;
-        length.to_str().ok()?.parse().ok()
-    })
+    match response.headers().get(CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => response.body().size_hint().exact(),
+    }
 }
 
 impl<B, O> Body for ResponseBody<B, O>
@@ -243,8 +244,9 @@ where
             Some(Err(error)) => {
                 let error = error.into();
                 let last = this.rest.failed(&*error);
-                this.watch.end(End::Failed(Fault::of(&*error)));
-                Poll::Ready(Some(last.ok_or(error)))
+                this.watch
+                    .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
             }
             None => match this.rest.ended() {
                 Ended::Well(trailers) => {
@@ -254,8 +256,9 @@ where
                     Poll::Ready(None)
                 }
                 Ended::Short(error, last) => {
-                    this.watch.end(End::Failed(Fault::of(&*error)));
-                    Poll::Ready(Some(last.ok_or(error)))
+                    this.watch
+                        .end(End::Failed(Fault::of(&*error).told_by(&last)));
+                    Poll::Ready(Some(last.map(Last::into_frame).ok_or(error)))
                 }
             },
         }
@@ -310,7 +313,19 @@ where
 enum Ended {
     Well(Option<Box<HeaderMap>>),
     /// It owed something: the error, and the frame that tells the caller, if there can be one.
-    Short(BoxError, Option<Frame<Bytes>>),
+    Short(BoxError, Option<Last>),
+}
+
+/// The last frame of a stream of gRPC that broke, and the status in it.
+pub(super) struct Last {
+    pub(super) code: Option<GrpcCode>,
+    frame: Frame<Bytes>,
+}
+
+impl Last {
+    fn into_frame(self) -> Frame<Bytes> {
+        self.frame
+    }
 }
 
 impl Status {
@@ -318,17 +333,29 @@ impl Status {
         match self {
             Self::Settled => true,
             Self::InTrailers => false,
-            Self::InBody(scanner) => scanner.trailers().is_some(),
+            Self::InBody(scanner) => scanner
+                .trailers()
+                .is_some_and(|trailers| trailers.contains_key(GRPC_STATUS)),
+        }
+    }
+
+    /// The trailers of gRPC-Web that have passed.
+    fn in_body(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Settled | Self::InTrailers => None,
+            Self::InBody(scanner) => scanner.trailers(),
         }
     }
 
     /// The last frame of a body that broke: trailers for gRPC, nothing for HTTP, which is cut.
-    fn broken(&self, trailers: HeaderMap) -> Option<Frame<Bytes>> {
-        match self {
-            Self::Settled => None,
-            Self::InTrailers => Some(Frame::trailers(trailers)),
-            Self::InBody(scanner) => scanner.frame_of(&trailers).map(Frame::data),
-        }
+    fn broken(&self, trailers: HeaderMap) -> Option<Last> {
+        let code = GrpcCode::of(&trailers);
+        let frame = match self {
+            Self::Settled => return None,
+            Self::InTrailers => Frame::trailers(trailers),
+            Self::InBody(scanner) => Frame::data(scanner.frame_of(&trailers)?),
+        };
+        Some(Last { code, frame })
     }
 }
 
@@ -340,6 +367,7 @@ impl Rest {
         }
         if let Status::InBody(scanner) = &mut self.status {
             scanner.take(data);
+            self.is_sent |= self.status.is_settled();
         }
     }
 
@@ -352,8 +380,8 @@ impl Rest {
         self.status = Status::Settled;
     }
 
-    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Frame<Bytes>> {
-        if error.is::<BodyPanicked>() {
+    fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
+        if is_panic(error) {
             // It was noted where it was caught.
             return self
                 .status
@@ -368,10 +396,7 @@ impl Rest {
     }
 
     fn ended(&mut self) -> Ended {
-        let trailers = match &mut self.status {
-            Status::InBody(scanner) => scanner.trailers().cloned().map(Box::new),
-            Status::Settled | Status::InTrailers => None,
-        };
+        let trailers = self.status.in_body().cloned().map(Box::new);
         let error: BoxError = match self.length {
             _ if !self.status.is_settled() => MissingStatus.into(),
             Some(left @ 1..) => ShortBody { left }.into(),
@@ -391,6 +416,11 @@ fn note(error: &(dyn std::error::Error + 'static)) {
         layer: "",
         error: context::chain(error),
     });
+}
+
+/// Whether a panic that was caught further in is what this tells of, wrapped or not.
+fn is_panic(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<BodyPanicked>() || error.source().is_some_and(is_panic)
 }
 
 /// The error that cuts a body whose panic was caught.

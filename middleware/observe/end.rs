@@ -1,11 +1,12 @@
-use std::{any::Any, error::Error, fmt, mem, thread};
+use std::{any::Any, error::Error, fmt, mem};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
+use super::body::Last;
 use crate::{
     context::{self, Scope},
-    protocol::Protocol,
+    protocol::{GrpcCode, Protocol},
 };
 
 /// The error type of [`ResponseBody`](super::ResponseBody): whatever the inner body's error is, boxed.
@@ -29,7 +30,10 @@ pub enum End<'a> {
 }
 
 /// An error that ended a call. Displays the whole chain, as far as its type tells it.
-pub struct Fault<'a>(Kind<'a>);
+pub struct Fault<'a> {
+    kind: Kind<'a>,
+    grpc_code: Option<GrpcCode>,
+}
 
 enum Kind<'a> {
     Chain(&'a (dyn Error + 'static)),
@@ -38,21 +42,38 @@ enum Kind<'a> {
 
 impl<'a> Fault<'a> {
     pub(crate) fn of(error: &'a (dyn Error + 'static)) -> Self {
-        Self(Kind::Chain(error))
+        Self {
+            kind: Kind::Chain(error),
+            grpc_code: None,
+        }
+    }
+
+    /// The same, as this frame tells it to the caller.
+    pub(super) fn told_by(mut self, last: &Option<Last>) -> Self {
+        self.grpc_code = last.as_ref().and_then(|last| last.code);
+        self
+    }
+
+    /// The status that a caller who speaks gRPC was told in the service's place, once the head had gone.
+    pub fn grpc_code(&self) -> Option<GrpcCode> {
+        self.grpc_code
     }
 
     /// The error of a service need not be an [`Error`]: a [`BoxError`] is none, and tells its chain all the same.
     pub(crate) fn of_service<E: fmt::Display + 'static>(error: &'a E) -> Self {
         match (error as &dyn Any).downcast_ref::<BoxError>() {
             Some(error) => Self::of(&**error),
-            None => Self(Kind::Text(error)),
+            None => Self {
+                kind: Kind::Text(error),
+                grpc_code: None,
+            },
         }
     }
 }
 
 impl fmt::Display for Fault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.kind {
             Kind::Chain(error) => f.write_str(&context::chain(error)),
             Kind::Text(error) => f.write_str(&context::said(error)),
         }
@@ -143,11 +164,7 @@ impl<O: Observer> Drop for PanicGuard<'_, O> {
 impl<O: Observer> Drop for Watch<O> {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.end(if thread::panicking() {
-                End::Panicked
-            } else {
-                End::Dropped
-            });
+            self.end(End::Dropped);
         }
     }
 }

@@ -70,9 +70,11 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     {
         let facts = CallFacts::of(&request, &mut scope);
         let entered = scope.enter();
-        // Dropped before the scope is left, should the service panic.
-        let watch = Watch::new(observer);
+        // Told before the scope is left, should the service panic.
+        let mut watch = Watch::new(observer);
+        let guard = watch.guard();
         let inner = service.call(request);
+        guard.disarm();
         drop(entered);
         Self {
             inner: Some(inner),

@@ -99,13 +99,6 @@ impl Witness {
         let is_grpc = self.protocol.is_grpc();
         let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
         let failure = extensions.get::<Failure>();
-        if let Some(upstream) = failure.filter(|failure| failure.is_upstream()) {
-            context::note(Cause {
-                outcome: Outcome::UpstreamError,
-                layer: "",
-                error: context::chain(upstream.error()),
-            });
-        }
         let error = if self.keeps_texts {
             failure
                 .map(|failure| context::chain(failure.error()))
@@ -113,6 +106,14 @@ impl Witness {
         } else {
             None
         };
+        if let Some(failure) = failure.filter(|failure| failure.is_upstream()) {
+            // Noted once, though several layers see it.
+            context::note(Cause {
+                outcome: Outcome::UpstreamError,
+                layer: "",
+                error: context::chain(failure.error()),
+            });
+        }
         self.head = Some(Head {
             status: response.status(),
             grpc,
@@ -138,6 +139,9 @@ impl Witness {
     }
 
     fn take_trailers(&mut self, end: &End<'_>) {
+        if let (End::Failed(fault), Some(head)) = (end, &mut self.head) {
+            head.grpc = fault.grpc_code().or(head.grpc);
+        }
         if let (
             End::Complete {
                 trailers: Some(trailers),
@@ -158,7 +162,8 @@ impl Witness {
         let noted = frame
             .and_then(Frame::journal)
             .and_then(Journal::causes)
-            .map(|(first, _)| first.outcome);
+            .map(|(first, _)| first.outcome)
+            .filter(|&outcome| !self.is_consequence(outcome));
         noted
             .or_else(|| {
                 let rejection = self.head.as_ref()?.rejection.as_ref()?;
@@ -171,6 +176,11 @@ impl Witness {
     /// The error that ended the request's body.
     fn cut(&self) -> Option<&str> {
         self.intake.as_ref().and_then(|intake| intake.error())
+    }
+
+    /// A response that is made of the request breaks because the request did, and is noted before anybody asks why.
+    fn is_consequence(&self, outcome: Outcome) -> bool {
+        outcome == Outcome::BodyError && self.cut().is_some()
     }
 
     /// What the end alone tells.
@@ -216,7 +226,10 @@ impl Witness {
             .map(|cause| format!("{}: {}", cause.outcome.label(), cause.error))
             .collect();
         if let Some(cut) = self.cut() {
-            if first.is_none() && rejection.is_none() {
+            if let Some(later) = first.filter(|first| self.is_consequence(first.outcome)) {
+                error = Some(cut.to_owned());
+                also.insert(0, format!("{}: {}", later.outcome.label(), later.error));
+            } else if first.is_none() && rejection.is_none() {
                 error = Some(cut.to_owned());
             } else {
                 also.push(format!("{}: {cut}", Outcome::RequestBodyError.label()));

@@ -9,8 +9,8 @@ use super::code::GRPC_STATUS;
 const TRAILERS: u8 = 0x80;
 /// Flag and length in front of each frame.
 const PREFIX: usize = 5;
-/// Trailers past this are not read. gRPC keeps them under 8 KiB.
-const MAX_TRAILERS: usize = 16 * 1_024;
+/// Trailers past this are not read. gRPC keeps them under 8 KiB by default.
+const MAX_TRAILERS: usize = 64 * 1_024;
 
 /// Follows the frames of a body as it passes, to find the trailers. It keeps no more than those.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ impl Scanner {
 
     /// A last frame with these trailers. `None` in the midst of a frame: there the body can only be cut.
     pub(crate) fn frame_of(&self, trailers: &HeaderMap) -> Option<Bytes> {
-        if !matches!(self.at, At::Prefix(_, 0))
+        if self.trailers.is_some()
+            || !matches!(self.at, At::Prefix(_, 0))
             || self
                 .base64
                 .as_ref()

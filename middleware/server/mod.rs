@@ -10,3 +10,5 @@ pub mod metrics;
 pub mod rate_limit;
 #[cfg(feature = "request-id")]
 pub mod request_id;
+#[cfg(feature = "trace-context")]
+pub mod trace_context;

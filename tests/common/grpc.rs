@@ -20,6 +20,8 @@ use tonic::{
 };
 use tower::Service;
 
+use super::Yield;
+
 /// Bytes as they are.
 #[derive(Clone, Default)]
 pub struct Raw;
@@ -127,9 +129,11 @@ impl ServerStreamingService<Bytes> for Many {
             let stream: Messages = match &message[..] {
                 b"fail" => return Err(refusal()),
                 b"cut" => Box::pin(first.chain(tokio_stream::once(Err(refusal())))),
-                b"panic" => Box::pin(
-                    first.chain(tokio_stream::once(()).map(|()| panic!("secret-of-the-stream"))),
-                ),
+                b"panic" => {
+                    // The message leaves first: tonic sends what it has when the stream is pending.
+                    let then = tokio_stream::once(()).then(|()| Yield::default());
+                    Box::pin(first.chain(then.map(|()| panic!("secret-of-the-stream"))))
+                }
                 b"hang" => Box::pin(first.chain(tokio_stream::pending())),
                 _ => Box::pin(first),
             };

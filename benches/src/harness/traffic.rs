@@ -2,12 +2,17 @@
 
 use std::{
     fmt::Debug,
+    net::{Ipv4Addr, SocketAddr},
     pin::pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
 };
 
-use axum::body::Body;
+use axum::{body::Body, extract::ConnectInfo};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
@@ -167,6 +172,9 @@ pub(crate) struct Traffic {
     headers: Vec<(HeaderName, Bytes)>,
     expected: StatusCode,
     lines: u64,
+    /// How many callers take turns; their addresses are told as axum tells them.
+    peers: u32,
+    turn: AtomicU32,
 }
 
 impl Traffic {
@@ -184,6 +192,8 @@ impl Traffic {
             ],
             expected: StatusCode::OK,
             lines: 0,
+            peers: 0,
+            turn: AtomicU32::new(0),
         }
     }
 
@@ -199,6 +209,18 @@ impl Traffic {
     pub(crate) fn panicking(mut self) -> Self {
         self.path = Bytes::from_static(b"/panic");
         self.expected = StatusCode::INTERNAL_SERVER_ERROR;
+        self
+    }
+
+    /// So many callers take turns, told apart by their address.
+    pub(crate) fn with_peers(mut self, peers: u32) -> Self {
+        self.peers = peers;
+        self
+    }
+
+    /// The answer is 429.
+    pub(crate) fn rejected(mut self) -> Self {
+        self.expected = StatusCode::TOO_MANY_REQUESTS;
         self
     }
 
@@ -218,6 +240,15 @@ impl Traffic {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from_maybe_shared(self.path.clone()).expect("a legal path");
         *request.headers_mut() = headers;
+        if self.peers > 0 {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.peers;
+            request.extensions_mut().insert(ConnectInfo(peer(turn)));
+        }
         request
     }
+}
+
+/// The address of a caller.
+pub(crate) fn peer(turn: u32) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from_bits(0x0A00_0000 + turn), 4_711))
 }

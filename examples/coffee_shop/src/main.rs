@@ -23,34 +23,41 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plimsoll::log;
+use plimsoll::{log, telemetry};
 
 use shop::{BindError, Shop};
 
 /// How long the calls that did not end in time may take to notice that the shop is closed.
 const LAST_CALLS: Duration = Duration::from_millis(500);
 
+/// How long the last export may take.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
-    // One line of JSON for each event; the last of them are written when `_log` is dropped, at the end of `main`.
-    let _log = match log::Setup::new().service("coffee_shop").to_stderr().init() {
+    // One line of JSON for each event; the last of them are written when `log` is dropped, at the end of `main`.
+    let log = match log::Setup::new().service("coffee_shop").to_stderr().init() {
         Ok(log) => log,
         Err(error) => return fail(2, &error),
     };
-    match run() {
+    match run(log.writer()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<BindError>() => fail(2, &*error),
         Err(error) => fail(1, &*error),
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run(log: &log::Writer) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
         let asked_to_close = signals::asked_to_close()?;
         let shop = Shop::bind().await?;
+        // Metrics to be scraped; both metrics and traces go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
+        let telemetry = telemetry::Setup::new().service("coffee_shop").init()?;
         writeln!(io::stdout(), "{}", shop.what_to_try())?;
-        shop.serve(asked_to_close).await?;
-        Ok(())
+        let served = shop.serve(asked_to_close, &telemetry, log).await;
+        // After the last call, so that its span and its counts are among what is exported.
+        telemetry.shutdown(LAST_EXPORT).await?;
+        Ok(served?)
     });
     // Calls that are still there end here, and each writes its line.
     runtime.shutdown_timeout(LAST_CALLS);

@@ -14,7 +14,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use opentelemetry_sdk::trace::SdkTracer;
 use plimsoll::client::propagate::{Propagate, PropagateLayer};
+use plimsoll::client::trace_context::{TraceContextLayer, WithSpan};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 use tower::Layer;
@@ -24,12 +26,13 @@ use crate::menu::{self, Coffee, MENU};
 use crate::proto::barista_client::BaristaClient;
 use crate::proto::{NewOrder, Order, OrderId, Stage};
 
-/// Passes the id of the guest's call on to the barista.
-type Barista = BaristaClient<Propagate<Channel>>;
+/// Passes the id and the trace of the guest's call on to the barista.
+type Barista = BaristaClient<WithSpan<Propagate<Channel>>>;
 
 /// All pages of reception.
-pub(crate) fn routes(barista: Channel) -> Router {
+pub(crate) fn routes(barista: Channel, tracer: SdkTracer) -> Router {
     let barista = PropagateLayer::new().layer(barista);
+    let barista = TraceContextLayer::new(tracer).layer(barista);
     Router::new()
         .route("/menu", get(menu))
         .route("/orders", post(place_order))

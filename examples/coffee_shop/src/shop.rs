@@ -6,9 +6,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use plimsoll::log::Writer;
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
+use plimsoll::server::metrics::{MetricsLayer, Objective};
 use plimsoll::server::request_id::RequestIdLayer;
+use plimsoll::server::trace_context::TraceContextLayer;
+use plimsoll::task::Deaths;
+use plimsoll::telemetry::Telemetry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -21,6 +26,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long reception waits for the barista's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How soon an order should be taken.
+const SOON: Duration = Duration::from_millis(300);
 
 /// The three listeners, open but not served yet.
 pub(crate) struct Shop {
@@ -79,6 +87,7 @@ The coffee shop is open: reception on {reception}, barista on {barista}, ops on 
   curl -N http://{reception}/orders/1/updates
   curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
   curl http://{ops}/readyz
+  curl http://{ops}/metrics
 
 Ctrl-C closes the shop.
 ",
@@ -94,7 +103,10 @@ Ctrl-C closes the shop.
     pub(crate) async fn serve(
         self,
         asked_to_close: impl Future<Output = ()>,
+        telemetry: &Telemetry,
+        log: &Writer,
     ) -> Result<(), ServeError> {
+        let layers = layers(telemetry, log);
         let closing = CancellationToken::new();
         // The barista stays until reception has no call left that may need it.
         let reception_closed = CancellationToken::new();
@@ -105,19 +117,22 @@ Ctrl-C closes the shop.
             .connect_lazy();
         let reception = axum::serve(
             self.reception.listener.tap_io(no_delay),
-            reception::routes(barista)
-                .layer(layers())
+            reception::routes(barista, telemetry.tracer().clone())
+                .layer(layers.clone())
                 .into_make_service_with_connect_info::<SocketAddr>(),
         )
         .with_graceful_shutdown(closing.clone().cancelled_owned());
         let barista = Server::builder()
-            .layer(layers())
+            .layer(layers)
             .add_service(barista::service())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(self.barista.listener).with_nodelay(Some(true)),
                 reception_closed.clone().cancelled_owned(),
             );
-        let ops = axum::serve(self.ops.listener, ops::routes(closing.clone()));
+        let ops = axum::serve(
+            self.ops.listener,
+            ops::routes(closing.clone()).merge(telemetry.metrics_route()),
+        );
 
         let reception = async {
             reception.await?;
@@ -142,14 +157,33 @@ Ctrl-C closes the shop.
 }
 
 /// What stands around both services, outermost first.
-fn layers() -> (RequestIdLayer, AccessLogLayer, CatchPanicLayer) {
+type Layers = (
+    RequestIdLayer,
+    TraceContextLayer,
+    AccessLogLayer,
+    MetricsLayer,
+    CatchPanicLayer,
+);
+
+fn layers(telemetry: &Telemetry, log: &Writer) -> Layers {
+    let methods = ["Place", "Find", "Watch"].map(|name| format!("coffee_shop.v1.Barista/{name}"));
+    let panics = CatchPanicLayer::new();
     (
         // Every call has an id, taken from the caller or made here.
         RequestIdLayer::new(),
+        // A span from its first to its last byte, in the caller's trace.
+        TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone()),
         // One line for each call, when its last byte is out.
         AccessLogLayer::new(),
-        // A panic becomes a 500, or INTERNAL for gRPC; the two above see it as an answer.
-        CatchPanicLayer::new(),
+        // Counts and durations, by how each call really ended; and what other parts tell when they are asked.
+        MetricsLayer::new(telemetry.meter())
+            .rpc_methods(methods)
+            .objective(Objective::new("orders", SOON).route("/orders"))
+            .watch(panics.clone())
+            .watch(log.clone())
+            .watch(Deaths),
+        // A panic becomes a 500, or INTERNAL for gRPC; the ones above see it as an answer.
+        panics,
     )
 }
 

@@ -1,10 +1,19 @@
 //! The layers under test, in the one place where they are put on.
 
+use std::time::Duration;
+
 use axum::Router;
+use opentelemetry_sdk::trace::SdkTracer;
 use plimsoll::client::propagate::{Propagate, PropagateLayer};
+use plimsoll::client::trace_context::{TraceContextLayer as TraceContext, WithSpan};
+use plimsoll::log::Writer;
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
+use plimsoll::server::metrics::{MetricsLayer, Objective};
 use plimsoll::server::request_id::RequestIdLayer;
+use plimsoll::server::trace_context::TraceContextLayer;
+use plimsoll::task::Deaths;
+use plimsoll::telemetry::Telemetry;
 use tonic::transport::Server;
 use tower::Layer;
 use tower::layer::util::{Identity, Stack};
@@ -13,31 +22,54 @@ use tower::util::MapRequestLayer;
 use crate::panics;
 
 /// The layers of a server, outermost first.
-type Incoming = (RequestIdLayer, AccessLogLayer, CatchPanicLayer);
+pub(crate) type Incoming = (
+    RequestIdLayer,
+    TraceContextLayer,
+    AccessLogLayer,
+    MetricsLayer,
+    CatchPanicLayer,
+);
 
-fn incoming() -> Incoming {
+/// The layers, with one set of books for both servers.
+pub(crate) fn incoming(telemetry: &Telemetry, log: &Writer) -> Incoming {
+    let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
+        .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
+    let panics = CatchPanicLayer::new();
+    let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone());
+    let metrics = MetricsLayer::new(telemetry.meter())
+        .rpc_methods(methods)
+        .objective(Objective::new("ok", Duration::from_millis(300)).route("/ok"))
+        .watch(panics.clone())
+        .watch(traces.clone())
+        .watch(log.clone())
+        .watch(Deaths);
     (
         RequestIdLayer::new(),
+        traces,
         AccessLogLayer::new(),
-        CatchPanicLayer::new(),
+        metrics,
+        panics,
     )
 }
 
 /// Puts the layers around all routes of the HTTP listener.
-pub(crate) fn around_routes(routes: Router) -> Router {
+pub(crate) fn around_routes(routes: Router, incoming: Incoming) -> Router {
     // One `layer`, not two: between two of them the router would put a future of its own.
-    routes.layer((incoming(), MapRequestLayer::new(panics::in_call)))
+    routes.layer((incoming, MapRequestLayer::new(panics::in_call)))
 }
 
 /// Puts the layers around the gRPC server.
-pub(crate) fn around_server(server: Server) -> Server<Stack<Incoming, Identity>> {
-    server.layer(incoming())
+pub(crate) fn around_server(
+    server: Server,
+    incoming: Incoming,
+) -> Server<Stack<Incoming, Identity>> {
+    server.layer(incoming)
 }
 
 /// A client with the layers around it.
-pub(crate) type Outgoing<S> = Propagate<S>;
+pub(crate) type Outgoing<S> = WithSpan<Propagate<S>>;
 
 /// Puts the layers around a client.
-pub(crate) fn outgoing<S>(client: S) -> Outgoing<S> {
-    PropagateLayer::new().layer(client)
+pub(crate) fn outgoing<S>(client: S, tracer: &SdkTracer) -> Outgoing<S> {
+    TraceContext::new(tracer.clone()).layer(PropagateLayer::new().layer(client))
 }

@@ -19,12 +19,16 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plimsoll::log::{Log, Setup, SetupError};
+use plimsoll::log::{Log, Setup, SetupError, Writer};
+use plimsoll::telemetry;
 
 use settings::{LogTo, Settings};
 
 /// How long calls that did not end in time may take to notice that the runtime is gone.
 const LAST_CALLS: Duration = Duration::from_millis(400);
+
+/// How long the last export of metrics and spans may take.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// How long the log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_millis(400);
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(2, &error),
     };
-    let code = match serve(&settings) {
+    let code = match serve(&settings, log.writer()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ serve::Error::Listen { .. }) => fail(2, &error),
         Err(error) => fail(1, &error),
@@ -66,7 +70,7 @@ fn start_log(to: &LogTo) -> Result<Log, NoLog> {
     Ok(setup.init()?)
 }
 
-fn serve(settings: &Settings) -> Result<(), serve::Error> {
+fn serve(settings: &Settings, log: &Writer) -> Result<(), serve::Error> {
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
         // Whoever has read where it listens may tell it to end.
@@ -75,7 +79,12 @@ fn serve(settings: &Settings) -> Result<(), serve::Error> {
         if settings.any_port() {
             writeln!(std::io::stdout(), "{}", listeners.announcement()?)?;
         }
-        serve::run(listeners, settings, signalled).await
+        let telemetry = telemetry::Setup::new().service("testbed").init()?;
+        let served = serve::run(listeners, settings, signalled, &telemetry, log).await;
+        if let Err(error) = telemetry.shutdown(LAST_EXPORT).await {
+            tracing::warn!(error = failure::chain(&error), "not all was exported");
+        }
+        served
     });
     // Calls that are still there end here, and each writes its line.
     runtime.shutdown_timeout(LAST_CALLS);

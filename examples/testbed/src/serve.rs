@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use axum::serve::ListenerExt;
 use futures_util::TryFutureExt;
+use plimsoll::log::Writer;
+use plimsoll::telemetry::{SetupError, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,8 @@ pub(crate) enum Error {
     },
     #[error("the system refused")]
     Socket(#[from] io::Error),
+    #[error("the export cannot be set up")]
+    Telemetry(#[from] SetupError),
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -73,10 +77,13 @@ pub(crate) async fn run(
     listeners: Listeners,
     settings: &Settings,
     signalled: impl Future<Output = ()>,
+    telemetry: &Telemetry,
+    log: &Writer,
 ) -> Result<(), Error> {
+    let incoming = layers::incoming(telemetry, log);
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
-    let upstream = Upstream::new(settings.upstream.clone());
+    let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<grpc::Service>().await;
@@ -85,16 +92,20 @@ pub(crate) async fn run(
     let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
     let http = axum::serve(
         listeners.http.tap_io(no_delay),
-        layers::around_routes(router).into_make_service_with_connect_info::<SocketAddr>(),
+        layers::around_routes(router, incoming.clone())
+            .into_make_service_with_connect_info::<SocketAddr>(),
     )
     .with_graceful_shutdown(stop());
-    let grpc = layers::around_server(Server::builder())
+    let grpc = layers::around_server(Server::builder(), incoming)
         .add_routes(services)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)),
             stop(),
         );
-    let admin = axum::serve(listeners.admin, admin::routes(stopping.clone()));
+    let admin = axum::serve(
+        listeners.admin,
+        admin::routes(stopping.clone()).merge(telemetry.metrics_route()),
+    );
 
     // While the calls drain, admin still answers.
     let http = http.into_future().map_err(Error::Socket);

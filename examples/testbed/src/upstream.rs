@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioExecutor;
+use opentelemetry_sdk::trace::SdkTracer;
 use tower::ServiceExt;
 
 use crate::layers;
@@ -34,11 +35,11 @@ pub(crate) enum UpstreamError {
 }
 
 impl Upstream {
-    pub(crate) fn new(base: Option<Uri>) -> Self {
+    pub(crate) fn new(base: Option<Uri>, tracer: &SdkTracer) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self {
             base,
-            client: layers::outgoing(client),
+            client: layers::outgoing(client, tracer),
         }
     }
 

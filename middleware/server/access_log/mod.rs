@@ -48,7 +48,8 @@ pub const TARGET: &str = "plimsoll::access";
 /// Any subscriber can take it; [`log`](crate::log) makes flat JSON of it. Values of the query and of sensitive headers
 /// are replaced in the path and in the texts of errors.
 ///
-/// Place it inside of `request_id` and outside of everything whose end it should tell.
+/// Place it inside of `request_id` and outside of everything whose end it should tell. A second one further in writes
+/// nothing: a call has one line.
 #[derive(Clone, Debug)]
 pub struct AccessLogLayer {
     settings: Arc<Settings>,
@@ -142,7 +143,8 @@ impl Default for AccessLogLayer {
 pub fn field(name: &'static str, value: impl Into<FieldValue>) -> bool {
     // Made before the call is changed: this is code of users', which may ask for the call.
     let value = value.into();
-    context::update(|frame| frame.journal_mut().set_field(name, value)).unwrap_or_default()
+    context::update(|frame| frame.is_read() && frame.journal_mut().set_field(name, value))
+        .unwrap_or_default()
 }
 
 impl<S> Layer<S> for AccessLogLayer {

@@ -21,7 +21,7 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{self, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    context::{self, Frame, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
     observe::{End, Observer, Verdict, Witness},
     outcome::Outcome,
     protocol::GrpcCode,
@@ -32,6 +32,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Record {
     settings: Arc<Settings>,
+    /// Whether the line is this layer's to write.
+    writes: bool,
     started: Instant,
     witness: Witness,
     protocol_label: &'static str,
@@ -66,6 +68,7 @@ impl Record {
         let request = witness.watch(request, scope);
         let record = Self {
             settings: Arc::clone(settings),
+            writes: scope.update(Frame::claim_line).unwrap_or(true),
             started: scope.started(),
             witness,
             protocol_label: protocol.label(request.version()),
@@ -77,6 +80,9 @@ impl Record {
             head: None,
             bytes_out: 0,
         };
+        if !record.writes {
+            return (request, record);
+        }
         if settings.call_span {
             let span = record.span(scope);
             scope.set_span(span);
@@ -130,6 +136,9 @@ impl Observer for Record {
     }
 
     fn on_end(mut self, end: End<'_>) {
+        if !self.writes {
+            return;
+        }
         let ended = clock::now();
         let outcome = self.witness.judge(&end);
         if let Some(level) = self.settings.level(outcome) {
@@ -185,7 +194,7 @@ impl Record {
                     grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
                     outcome = verdict.outcome.label(),
                     layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which_limit),
+                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
                     error = error.as_deref(),
                     error_missing = error_missing.then_some(true),
                     also = also.as_deref(),

@@ -11,7 +11,11 @@
 //! # }
 //! ```
 //!
-//! The same around a tonic `Channel`: headers are gRPC's metadata.
+//! The same around a tonic `Channel`, whose metadata are headers, and, with the feature `reqwest`, around a
+//! `reqwest::Client`.
+
+#[cfg(feature = "reqwest")]
+mod reqwest;
 
 use std::task::{Context, Poll};
 
@@ -55,9 +59,22 @@ pub struct Propagate<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for Propagate<S>
+/// A request that is about to be sent: any that has headers.
+pub trait Outbound {
+    /// Its headers.
+    fn headers_mut(&mut self) -> &mut HeaderMap;
+}
+
+impl<B> Outbound for Request<B> {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+}
+
+impl<S, R> Service<R> for Propagate<S>
 where
-    S: Service<Request<B>>,
+    S: Service<R>,
+    R: Outbound,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -67,7 +84,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
+    fn call(&mut self, mut request: R) -> S::Future {
         let headers = request.headers_mut();
         context::current(|frame| {
             if let Some(id) = frame.request_id() {

@@ -1,0 +1,118 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use http::{
+    StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use http_body::{Frame, SizeHint};
+use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+
+use super::counts::{Counts, Exporter};
+
+/// Scrapers that are answered at once. Two servers of Prometheus and two people fit.
+const SCRAPERS: usize = 4;
+/// So much is handed on at a time.
+const CHUNK: usize = 64 * 1024;
+
+#[derive(Clone)]
+struct Scrapes {
+    registry: Registry,
+    counts: Arc<Counts>,
+    room: Arc<Semaphore>,
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+pub(super) fn route(registry: Registry, counts: Arc<Counts>) -> Router {
+    let scrapes = Scrapes {
+        registry,
+        counts,
+        room: Arc::new(Semaphore::new(SCRAPERS)),
+        one_at_a_time: Arc::default(),
+    };
+    Router::new()
+        .route("/metrics", get(answer))
+        .with_state(scrapes)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "its end is awaited right here, a panic included"
+)]
+async fn answer(State(scrapes): State<Scrapes>) -> Response {
+    let Ok(permit) = Arc::clone(&scrapes.room).try_acquire_owned() else {
+        let refused = "too many scrapers are being answered";
+        return (StatusCode::SERVICE_UNAVAILABLE, refused).into_response();
+    };
+    let turn = scrapes.one_at_a_time.lock().await;
+    let registry = scrapes.registry.clone();
+    // swallow: plimsoll.export.errors its end is awaited right here, a panic included
+    let rendered = tokio::task::spawn_blocking(move || render(&registry)).await;
+    drop(turn);
+    let error = match rendered {
+        Ok(Ok(text)) => {
+            let head = [
+                (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),
+                (CACHE_CONTROL, "no-store"),
+            ];
+            let body = Body::new(Text {
+                left: text.into(),
+                _permit: permit,
+            });
+            return (head, body).into_response();
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    scrapes.counts.failed(Exporter::Scrape, &error);
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+}
+
+fn render(registry: &Registry) -> Result<Vec<u8>, prometheus::Error> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
+}
+
+/// A text that is sent piece by piece. It holds a scraper's place until it is out.
+struct Text {
+    left: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Text {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let next = self.left.len().min(CHUNK);
+        let piece = self.left.split_to(next);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+    }
+}
