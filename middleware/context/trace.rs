@@ -37,7 +37,7 @@ impl TraceContext {
         let alone = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
         (alone && is_well_formed(parent.as_bytes())).then(|| Self {
             parent: as_known(parent),
-            state: joined(headers).filter(is_bearable),
+            state: joined(headers),
         })
     }
 
@@ -82,8 +82,8 @@ impl TraceContext {
         &self.parent
     }
 
-    /// The `tracestate`, several headers joined into one. `None` as well if it is longer than 4 KiB, has more than 32
-    /// members or is not ASCII: each service that it came to would have to bear it.
+    /// The `tracestate`, several headers joined into one, of which as much is kept as every party is sure to pass on: 32
+    /// members and 512 bytes. `None` as well if it is not ASCII.
     pub fn state(&self) -> Option<&HeaderValue> {
         self.state.as_ref()
     }
@@ -137,21 +137,11 @@ fn as_known(parent: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(&[b"00", known].concat()).expect("a part of a value is a value")
 }
 
-/// Whether it is within the limits of W3C Trace Context, 3.3.1: 32 members, for which 4 KiB are plenty.
-fn is_bearable(state: &HeaderValue) -> bool {
-    const MOST_BYTES: usize = 4 * 1024;
-    const MOST_MEMBERS: usize = 32;
-    let state = state.as_bytes();
-    let members = state.split(|&byte| byte == b',');
-    let members = members.filter(|member| !member.trim_ascii().is_empty());
-    state.len() <= MOST_BYTES && state.is_ascii() && members.count() <= MOST_MEMBERS
-}
-
 fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut states = headers.get_all(TRACESTATE).iter();
     let first = states.next()?;
     let mut rest = states.peekable();
-    if rest.peek().is_none() && first.len() <= MAX_STATE {
+    if rest.peek().is_none() && is_fitting(first.as_bytes()) {
         return Some(first.clone());
     }
     let mut all = first.as_bytes().to_vec();
@@ -162,26 +152,41 @@ fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
     fitting(&all)
 }
 
+fn is_fitting(state: &[u8]) -> bool {
+    let members = state.split(|&byte| byte == b',').count();
+    state.len() <= MAX_STATE && members <= MAX_MEMBERS && state.is_ascii()
+}
+
 /// The members that are passed on: at most 32, and no more bytes than every party is sure to take. Whole members are left
-/// out, long ones first, then from the right (section 3.3.1.5).
+/// out, long ones first, then from the right (section 3.3.1.5). One that is not ASCII spoils them all.
+///
+/// Each member is looked at so many times and no more: a hostile caller sends a hundred thousand of them.
 fn fitting(state: &[u8]) -> Option<HeaderValue> {
     let members = state.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-    let mut members: Vec<&[u8]> = members.filter(|member| !member.is_empty()).collect();
-    let bytes = |members: &[&[u8]]| {
-        let commas = members.len().saturating_sub(1);
-        members
-            .iter()
-            .fold(commas, |sum, member| sum.saturating_add(member.len()))
-    };
-    while bytes(&members) > MAX_STATE || members.len() > MAX_MEMBERS {
-        let long = members
-            .iter()
-            .rposition(|member| member.len() > LONG_MEMBER);
-        members.remove(long.unwrap_or(members.len().saturating_sub(1)));
+    let members: Vec<&[u8]> = members.filter(|member| !member.is_empty()).collect();
+    // With a comma each, which the last one lacks.
+    let cost = |member: &[u8]| member.len().saturating_add(1);
+    let bytes = members.iter().map(|member| cost(member)).sum();
+    let (mut bytes, mut count): (usize, _) = (bytes, members.len());
+    let mut kept = Vec::new();
+    for long_ones in [true, false] {
+        let from = if long_ones { &members } else { &kept };
+        let mut keeps = Vec::new();
+        for &member in from.iter().rev() {
+            let too_much = bytes > MAX_STATE.saturating_add(1) || count > MAX_MEMBERS;
+            if too_much && (member.len() > LONG_MEMBER || !long_ones) {
+                bytes = bytes.saturating_sub(cost(member));
+                count = count.saturating_sub(1);
+            } else {
+                keeps.push(member);
+            }
+        }
+        keeps.reverse();
+        kept = keeps;
     }
-    HeaderValue::from_bytes(&members.join(&b','))
+    HeaderValue::from_bytes(&kept.join(&b','))
         .ok()
-        .filter(|state| !state.is_empty())
+        .filter(|kept| !kept.is_empty() && state.is_ascii())
 }
 
 #[cfg(test)]
@@ -225,6 +230,37 @@ mod tests {
         let context = TraceContext::of(&headers).expect("well formed");
         let kept = context.state().and_then(|state| state.to_str().ok());
         assert_eq!(kept, Some(many[..32].join(",").as_str()));
+    }
+
+    #[test]
+    fn a_flood_of_members_costs_a_look_at_each() {
+        for (state, kept) in [
+            ("a,".repeat(500_000), "a,".repeat(32)),
+            (format!("{},", "x".repeat(129)).repeat(5_000), String::new()),
+            (
+                format!("a={},", "x".repeat(400)).repeat(2),
+                format!("a={},", "x".repeat(400)),
+            ),
+            (
+                format!("a={}", "x".repeat(510)),
+                format!("a={},", "x".repeat(510)),
+            ),
+            (format!("a={}", "x".repeat(511)), String::new()),
+            (",".repeat(100_000), String::new()),
+        ] {
+            let context = read(&[GOOD], &[state.leak()]).expect("well formed");
+            let found = context.state().and_then(|state| state.to_str().ok());
+            assert_eq!(found, kept.strip_suffix(','));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::from_static(GOOD));
+        for odd in [&b"a=\xff"[..], b"a=\xff,b=1"] {
+            headers.append(TRACESTATE, HeaderValue::from_bytes(odd).expect("a header"));
+            assert_eq!(
+                TraceContext::of(&headers).expect("well formed").state(),
+                None
+            );
+        }
     }
 
     #[test]
