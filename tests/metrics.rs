@@ -338,7 +338,9 @@ async fn the_status_of_grpc_comes_from_where_it_is() {
             1,
         ),
         (
-            "error.type=body_error,rpc.method=shop.Barista/Wash,rpc.system.name=grpc".to_owned(),
+            format!(
+                "error.type=body_error,rpc.method=shop.Barista/Wash,{name}=INTERNAL,rpc.system.name=grpc"
+            ),
             2,
         ),
         (

@@ -236,7 +236,13 @@ async fn the_status_of_grpc_comes_from_where_it_is() {
             Some("RESOURCE_EXHAUSTED"),
             Status::Unset,
         ),
-        ("/x.Y/Z", "grpc", None, Status::error("body_error")),
+        // It had none, so its caller was told one.
+        (
+            "/x.Y/Z",
+            "grpc",
+            Some("INTERNAL"),
+            Status::error("body_error"),
+        ),
     ] {
         spans.exporter.reset();
         let media_type = [("content-type", "application/grpc")];
