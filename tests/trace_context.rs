@@ -236,6 +236,7 @@ async fn the_status_of_grpc_comes_from_where_it_is() {
             Some("RESOURCE_EXHAUSTED"),
             Status::Unset,
         ),
+        // It had none, so its caller was told one.
         (
             "/x.Y/Z",
             "grpc",

@@ -297,6 +297,29 @@ async fn each_end_has_its_outcome_level_and_error() {
 }
 
 #[tokio::test]
+async fn a_broken_stream_of_grpc_has_the_status_that_its_caller_was_told_whatever_stands_inside() {
+    for breaks in [false, true] {
+        let lines = Lines::listen();
+        let service = service_fn(move |_: Request<Body>| async move {
+            let steps = [Some(Step::Data(b"ok")), breaks.then(oh)];
+            Ok::<_, Infallible>(response(200, steps.into_iter().flatten()))
+        });
+        let log = || ServiceBuilder::new().layer(AccessLogLayer::new());
+        let alone = log().service(service).oneshot(grpc()).await;
+        let got = common::body::read(alone.expect("infallible").into_body()).await;
+        assert_eq!(got.trailer("grpc-status"), Some("13"));
+        let alone = lines.one();
+        let around = log().layer(CatchPanicLayer::new()).service(service);
+        let around = around.oneshot(grpc()).await;
+        let got = common::body::read(around.expect("infallible").into_body()).await;
+        assert_eq!(got.trailer("grpc-status"), Some("13"));
+        let around = lines.one();
+        let names = ["outcome", "grpc_status", "error"];
+        assert_eq!(fields(&alone, names), fields(&around, names));
+    }
+}
+
+#[tokio::test]
 async fn a_rejection_tells_its_layer_and_which() {
     let rejection = Rejection::new(Reason::QueueTimeout, "back_pressure").with_which("idle");
     let rejection = rejection.into_response(plimsoll::protocol::Protocol::Http, None);

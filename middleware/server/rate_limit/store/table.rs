@@ -345,7 +345,8 @@ mod tests {
                     prop_assert_eq!(kept, Some(times));
                 }
                 if slot.is_none() {
-                    prop_assert!(owing.len() >= 24 - 4, "refused with {} owing", owing.len());
+                    // A bucket may be full before the table is.
+                    prop_assert!(owing.len() >= 16, "refused with {} owing", owing.len());
                 }
                 prop_assert!(seats.taken() <= 24);
             }
