@@ -31,10 +31,10 @@ pub(crate) const PANICS: Metric = Metric::new(
 
 /// How long a dying program waits for its log.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// What the standard library says when a panic leaves a destructor that runs while another one unwinds, or a function
-/// that cannot unwind. Then it aborts.
-const LAST: &[&str] = &[
+/// So many panics of one poll are remembered. Of more, the first are told at once.
+const MOST_UNDER_WAY: usize = 16;
+/// What std says where a panic may not go on: it calls the hook once more, and aborts.
+const CANNOT_UNWIND: [&str; 2] = [
     "panic in a destructor during cleanup",
     "panic in a function that cannot unwind",
 ];
@@ -42,8 +42,9 @@ const LAST: &[&str] = &[
 thread_local! {
     /// What is to be done about a panic on this thread.
     static CATCHING: Cell<Catching> = const { Cell::new(Catching::NOTHING) };
-    /// A panic that has not been caught yet.
-    static UNDER_WAY: RefCell<Option<PanicFacts>> = const { RefCell::new(None) };
+    /// The panics that would be caught here, the latest last. Which of them were caught further in shows when those who
+    /// catch here get a payload, or none.
+    static UNDER_WAY: RefCell<Vec<PanicFacts>> = const { RefCell::new(Vec::new()) };
 }
 
 static FLUSH: OnceLock<fn(Duration)> = OnceLock::new();
@@ -55,15 +56,15 @@ struct Catching {
     /// Where a panic would be caught here, if it would.
     place: Option<&'static str>,
     backtrace: bool,
-    /// Whether there was one.
-    under_way: bool,
+    /// How many there were.
+    under_way: u32,
 }
 
 impl Catching {
     const NOTHING: Self = Self {
         place: None,
         backtrace: false,
-        under_way: false,
+        under_way: 0,
     };
 }
 
@@ -71,7 +72,8 @@ impl Catching {
 #[derive(Clone, Debug)]
 pub(crate) struct PanicFacts {
     pub(crate) text: String,
-    place: &'static str,
+    /// Where it is caught, if it is caught here.
+    place: Option<&'static str>,
     location: Option<String>,
     backtrace: Option<String>,
 }
@@ -81,7 +83,7 @@ impl PanicFacts {
         let backtrace = catching.backtrace.then(Backtrace::force_capture);
         Self {
             text: text_of(info.payload()),
-            place: catching.place.unwrap_or("task"),
+            place: catching.place,
             location: info.location().map(ToString::to_string),
             backtrace: backtrace.map(|backtrace| backtrace.to_string()),
         }
@@ -137,31 +139,60 @@ pub(crate) fn catch<R>(
     let catching = Catching {
         place: Some(place),
         backtrace,
-        under_way: false,
+        under_way: 0,
     };
     let outer = CATCHING.replace(catching);
     let result = panic::catch_unwind(AssertUnwindSafe(run));
     let under_way = CATCHING.replace(outer).under_way;
-    if under_way && result.is_ok() {
-        caught_inside();
+    if under_way > 0 && result.is_ok() {
+        caught_inside(take(under_way));
     }
-    result.map_err(|payload| facts_of(payload, place))
+    result.map_err(|payload| facts_of(payload, place, under_way))
+}
+
+/// Takes the latest of those under way.
+#[cold]
+fn take(count: u32) -> Vec<PanicFacts> {
+    let taken = UNDER_WAY.try_with(|under_way| {
+        let mut under_way = under_way.try_borrow_mut().ok()?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let first = under_way.len().saturating_sub(count);
+        Some(under_way.split_off(first))
+    });
+    taken.ok().flatten().unwrap_or_default()
+}
+
+/// Keeps one until it is caught, and gives back the first if there are too many. A thread that ends keeps none: it gives
+/// back the one.
+fn keep(facts: PanicFacts) -> Option<PanicFacts> {
+    let mut facts = Some(facts);
+    let kept = UNDER_WAY.try_with(|under_way| {
+        let mut under_way = under_way.try_borrow_mut().ok()?;
+        under_way.extend(facts.take());
+        (under_way.len() > MOST_UNDER_WAY).then(|| under_way.remove(0))
+    });
+    facts.or(kept.ok().flatten())
 }
 
 #[cold]
-fn caught_inside() {
-    if let Some(facts) = UNDER_WAY.with_borrow_mut(Option::take) {
+fn caught_inside(all: Vec<PanicFacts>) {
+    for facts in all {
         facts.write_line(Fate::CaughtInside);
     }
 }
 
 #[cold]
-fn facts_of(payload: Box<dyn Any + Send>, place: &'static str) -> PanicFacts {
-    let facts = UNDER_WAY.with_borrow_mut(Option::take);
+fn facts_of(payload: Box<dyn Any + Send>, place: &'static str, under_way: u32) -> PanicFacts {
+    let text = text_of(&*payload);
+    let mut all = take(under_way);
+    let own = all.iter().rposition(|facts| facts.text == text);
+    let own = own.map(|own| all.remove(own));
+    // The others never came here.
+    caught_inside(all);
     // Without facts our hook was replaced, or the panic came by `resume_unwind`, which calls none.
-    let facts = facts.unwrap_or_else(|| PanicFacts {
-        text: text_of(&*payload),
-        place,
+    let facts = own.unwrap_or(PanicFacts {
+        text,
+        place: Some(place),
         location: None,
         backtrace: None,
     });
@@ -202,27 +233,34 @@ pub(crate) fn last_words() {
 fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     let catching = CATCHING.get();
     let facts = PanicFacts::of_hook(info, catching);
-    let before = UNDER_WAY.with(|under_way| under_way.try_borrow_mut().ok()?.take());
-    let fatal = cfg!(panic = "abort") || LAST.contains(&&*facts.text);
+    let by_std = info
+        .location()
+        .is_some_and(|location| location.file().ends_with("panicking.rs"));
+    let fatal = cfg!(panic = "abort") || (by_std && CANNOT_UNWIND.contains(&facts.text.as_str()));
     if catching.place.is_some() && !fatal {
-        if let Some(before) = before {
-            // It was caught further in, or this one happens while it unwinds: nobody tells which.
-            before.write_line(Fate::Caught);
-        }
+        let under_way = catching.under_way.saturating_add(1);
         CATCHING.set(Catching {
-            under_way: true,
+            under_way,
             ..catching
         });
-        UNDER_WAY.set(Some(facts));
+        if let Some(first) = keep(facts) {
+            first.write_line(Fate::CaughtInside);
+        }
         return;
     }
     let writes_all = WRITES_ALL.load(Ordering::Relaxed);
-    if fatal {
-        // What the standard library says last tells nothing of the panic that led to it.
-        before.unwrap_or(facts).write_line(Fate::Fatal);
-        last_words();
-    } else if writes_all {
+    // What led to a fatal end, where it is known: the panic that unwound, and the one in its way.
+    let earlier = if fatal { take(u32::MAX) } else { Vec::new() };
+    for facts in &earlier {
+        facts.write_line(Fate::Fatal);
+    }
+    if fatal && earlier.is_empty() {
+        facts.write_line(Fate::Fatal);
+    } else if writes_all && !fatal {
         facts.write_line(Fate::Caught);
+    }
+    if fatal {
+        last_words();
     }
     if !writes_all {
         previous(info);
@@ -260,6 +298,32 @@ mod tests {
         assert!(catch("call", false, inner).is_ok());
         let facts = catch("call", false, || panic!("another")).expect_err("it panicked");
         assert_eq!(facts.text, "another");
+    }
+
+    #[test]
+    fn tells_its_own_panic_from_those_that_were_caught_further_in() {
+        install_hook();
+        let inside = |text: &'static str| drop(panic::catch_unwind(|| panic::panic_any(text)));
+        let nested = || catch("inner", false, || panic!("of another")).expect_err("it panicked");
+        let facts = catch("call", false, || {
+            inside("first");
+            assert_eq!(nested().place, Some("inner"));
+            (0..100).for_each(|_| inside("many"));
+            panic!("last")
+        });
+        let facts = facts.expect_err("it panicked");
+        assert_eq!((facts.text.as_str(), facts.place), ("last", Some("call")));
+        assert!(facts.location.is_some());
+        // A payload that was kept is still the first panic's.
+        let facts = catch("call", false, || {
+            let kept = panic::catch_unwind(|| panic!("kept")).expect_err("it panicked");
+            inside("later");
+            panic::resume_unwind(kept)
+        });
+        let facts = facts.expect_err("it panicked");
+        assert_eq!(facts.text, "kept");
+        assert!(facts.location.is_some());
+        assert!(UNDER_WAY.with_borrow(Vec::is_empty));
     }
 
     #[test]

@@ -22,6 +22,11 @@ use crate::{
 pub const PLIMSOLL_REASON: HeaderName = HeaderName::from_static("plimsoll-reason");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+/// What a rejection and the layers around it put into its head, about: room for it is made at once.
+const MOST_HEADERS: usize = 8;
+/// The bytes of most problem details; longer ones grow.
+const LONGEST_PROBLEM: usize = 384;
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => ($label:literal, $status:ident, $code:ident, $message:literal),)*) => {
         /// Why plimsoll itself answered instead of the service. A closed set: alerts and clients rely on the names.
@@ -121,14 +126,14 @@ impl Rejection {
 
     /// Adds what the caller is told about trying again. Default: nothing.
     #[must_use]
-    pub fn retry(mut self, hint: RetryHint) -> Self {
+    pub fn with_retry(mut self, hint: RetryHint) -> Self {
         self.retry = Some(hint);
         self
     }
 
     /// Adds which of several limits it was, as in `head` or `idle` of a timeout. Only the log tells it.
     #[must_use]
-    pub fn which(mut self, which: &'static str) -> Self {
+    pub fn with_which(mut self, which: &'static str) -> Self {
         self.which = Some(which);
         self
     }
@@ -144,8 +149,13 @@ impl Rejection {
     }
 
     /// Which of several limits it was, if the layer has several.
-    pub fn which_limit(&self) -> Option<&'static str> {
+    pub fn which(&self) -> Option<&'static str> {
         self.which
+    }
+
+    /// What the caller is told about trying again.
+    pub fn retry(&self) -> Option<RetryHint> {
+        self.retry
     }
 
     /// The response in the caller's protocol: problem details (RFC 9457) for HTTP, always 200 and trailers-only for
@@ -171,22 +181,10 @@ impl Rejection {
 
     fn problem(&self, id: Option<&RequestId>) -> Response<Bytes> {
         let status = self.reason.status();
-        let mut body = format!(
-            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
-            self.problem_type(),
-            status.canonical_reason().unwrap_or_default(),
-            status.as_u16(),
-            self.reason.label(),
-            self.reason.message(),
-        );
-        if let Some(id) = id {
-            // The alphabet of an id needs no escapes.
-            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
-        }
-        body.push('}');
-        let mut response = Response::new(Bytes::from(body));
+        let mut response = Response::new(self.problem_body(id));
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        headers.reserve(MOST_HEADERS);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
@@ -199,6 +197,27 @@ impl Rejection {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
         }
         response
+    }
+
+    fn problem_body(&self, id: Option<&RequestId>) -> Bytes {
+        let status = self.reason.status();
+        let mut body = String::with_capacity(LONGEST_PROBLEM);
+        write!(
+            body,
+            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
+            self.problem_type(),
+            status.canonical_reason().unwrap_or_default(),
+            status.as_u16(),
+            self.reason.label(),
+            self.reason.message(),
+        )
+        .expect("a String takes all");
+        if let Some(id) = id {
+            // The alphabet of an id needs no escapes.
+            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
+        }
+        body.push('}');
+        Bytes::from(body)
     }
 
     /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
@@ -217,6 +236,7 @@ impl Rejection {
     fn trailers_only(&self, protocol: Protocol) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
+        headers.reserve(MOST_HEADERS);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(protocol.grpc_content_type()),
@@ -345,13 +365,13 @@ mod tests {
             (Duration::MAX, "18446744073709551615", "2147483647"),
         ] {
             let rejection =
-                Rejection::new(Reason::RateLimited, "a_layer").retry(RetryHint::After(wait));
+                Rejection::new(Reason::RateLimited, "a_layer").with_retry(RetryHint::After(wait));
             let http = rejection.clone().into_response(Protocol::Http, None);
             assert_eq!(header(&http, "retry-after"), Some(seconds));
             let grpc = rejection.into_response(Protocol::Grpc, None);
             assert_eq!(header(&grpc, "grpc-retry-pushback-ms"), Some(millis));
         }
-        let never = Rejection::new(Reason::Shed, "a_layer").retry(RetryHint::Never);
+        let never = Rejection::new(Reason::Shed, "a_layer").with_retry(RetryHint::Never);
         assert_eq!(
             header(
                 &never.clone().into_response(Protocol::Http, None),

@@ -1,4 +1,9 @@
-use std::{error::Error, fmt, sync::Arc};
+use std::{
+    error::Error,
+    fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 /// The cause of an error answer, for the log. A handler that turns an error into a 5xx puts it into the response's
 /// extensions, so that the line of the call tells the whole chain; the caller never sees it.
@@ -55,19 +60,74 @@ impl fmt::Debug for Failure {
     }
 }
 
-/// Writes the whole chain of an error: each cause after `: `, unless the text before already says it.
+/// More causes than this are left out: an error may be its own cause.
+const MOST_CAUSES: usize = 32;
+/// A text is cut here. Four times the longest line, so that nothing is cut out of which a secret has yet to be taken.
+const MOST_BYTES: usize = 64 * 1024;
+/// Stands where the text of an error should, which panicked instead.
+const PANICKED: &str = "<panicked while it was formatted>";
+/// Stands where the text of an error should, which said that it has none.
+const FAILED: &str = "<could not be formatted>";
+
+/// The error and all its causes, each once: `no order: disk`. Whatever the errors do when they are asked for their text.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+    let mut text = String::new();
+    guarded(&mut text, |text| {
+        text.push_str(&said(error));
+        let mut source = error.source();
+        for _ in 0..MOST_CAUSES {
+            let Some(cause) = source else {
+                break;
+            };
+            let said = said(cause);
+            if !text.ends_with(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            source = cause.source();
         }
-        source = cause.source();
-    }
+    });
     text
+}
+
+/// The text of an error, whatever it does when it is asked for it.
+pub(crate) fn said(error: &dyn fmt::Display) -> String {
+    let mut text = String::new();
+    guarded(&mut text, |text| {
+        let mut cut = Cut { text, full: false };
+        if fmt::write(&mut cut, format_args!("{error}")).is_err() && !cut.full {
+            text.push_str(FAILED);
+        }
+    });
+    text
+}
+
+/// Runs code of users', which may panic. The panic is told by the hook, and the text says that there was one.
+fn guarded(text: &mut String, run: impl FnOnce(&mut String)) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(text))) {
+        // Dropping what was thrown may panic again.
+        mem::forget(payload);
+        text.push_str(PANICKED);
+    }
+}
+
+/// Takes text up to its limit.
+struct Cut<'a> {
+    text: &'a mut String,
+    full: bool,
+}
+
+impl fmt::Write for Cut<'_> {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let mut end = MOST_BYTES.saturating_sub(self.text.len()).min(more.len());
+        while !more.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        let kept = more.get(..end).unwrap_or_default();
+        self.text.push_str(kept);
+        self.full = kept.len() < more.len();
+        if self.full { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]

@@ -52,10 +52,13 @@ impl Frame {
     /// One pass over the headers, for all that is wanted of them.
     #[inline]
     fn read(&mut self, headers: &HeaderMap, uri: &Uri) {
-        let mut traced = false;
+        let (mut traced, mut typed) = (false, false);
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
-                self.protocol = Protocol::of_media_type(value.as_bytes());
+                // The first counts, as it does for `Protocol::of`.
+                if !mem::replace(&mut typed, true) {
+                    self.protocol = Protocol::of_media_type(value.as_bytes());
+                }
             } else if *name == TRACEPARENT {
                 traced = true;
             } else if Secrets::REQUEST_HEADERS.contains(name) {
@@ -325,6 +328,13 @@ impl Scope {
         }
     }
 
+    /// The time, right after the scope was opened: the frame's own if this layer is the outermost.
+    #[inline]
+    pub(crate) fn just_opened(&mut self) -> Instant {
+        let own = self.frame.as_deref_mut();
+        own.map_or_else(clock::now, Frame::started)
+    }
+
     /// When the call began.
     #[inline]
     pub(crate) fn started(&mut self) -> Instant {
@@ -345,7 +355,7 @@ impl Scope {
 
     /// Puts the frame in place until the guard is dropped.
     #[inline]
-    pub fn enter(&mut self) -> Entered<'_> {
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
         if self.strayed {
             self.return_home();
         }
@@ -353,8 +363,10 @@ impl Scope {
         if owned {
             swap(&mut self.frame);
         }
+        // First this: a subscriber may panic when it is told of the span.
+        let slot = Slot(owned.then_some(&mut self.frame));
         Entered {
-            slot: owned.then_some(&mut self.frame),
+            _slot: slot,
             _span: self.span.enter(),
         }
     }
@@ -400,15 +412,19 @@ fn swap(slot: &mut Option<Box<Frame>>) {
 /// Takes the frame out again when dropped, also while unwinding.
 #[derive(Debug)]
 #[must_use = "the frame is taken out again when this is dropped"]
-pub struct Entered<'a> {
-    slot: Option<&'a mut Option<Box<Frame>>>,
+pub(crate) struct Entered<'a> {
+    _slot: Slot<'a>,
     _span: span::Entered<'a>,
 }
 
-impl Drop for Entered<'_> {
+/// Where a frame goes back to that is in place.
+#[derive(Debug)]
+struct Slot<'a>(Option<&'a mut Option<Box<Frame>>>);
+
+impl Drop for Slot<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
+        if let Some(slot) = self.0.take() {
             swap(slot);
         }
     }

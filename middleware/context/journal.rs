@@ -36,6 +36,18 @@ from! {
     f32 => Float, f64 => Float, bool => Bool,
 }
 
+impl From<usize> for FieldValue {
+    fn from(value: usize) -> Self {
+        Self::Unsigned(u64::try_from(value).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<isize> for FieldValue {
+    fn from(value: isize) -> Self {
+        Self::Signed(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
 /// One thing that went wrong in a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cause {

@@ -15,7 +15,7 @@ mod spawn;
 mod trace;
 
 pub use failure::Failure;
-pub(crate) use failure::chain;
+pub(crate) use failure::{chain, said};
 pub use frame::Scope;
 #[cfg(test)]
 pub(crate) use frame::pretend;

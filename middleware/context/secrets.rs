@@ -13,6 +13,8 @@ use crate::protocol::code::percent_decode;
 const SHORTEST: usize = 4;
 /// Values of this length are replaced wherever they stand, shorter ones only as words of their own.
 const SURE: usize = 12;
+/// A request with more values than this is hostile: texts of its errors are not searched but replaced whole.
+const MAX_SEARCHED: usize = 256;
 /// What stands in place of a secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
@@ -59,8 +61,16 @@ impl Secrets {
         if self.values.is_empty() && self.query.is_none() {
             return text;
         }
+        let pairs = self
+            .query
+            .as_ref()
+            .and_then(PathAndQuery::query)
+            .unwrap_or_default();
+        if self.values.len().saturating_add(pairs.split('&').count()) > MAX_SEARCHED {
+            return Cow::Borrowed(REDACTED);
+        }
         // Longest first, so that a secret within another leaves no rest behind.
-        let mut needles: Vec<String> = self.needles().into_iter().collect();
+        let mut needles: Vec<String> = self.needles(text.as_ref()).into_iter().collect();
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
         for needle in needles {
             if let Some(redacted) = replace(&text, &needle) {
@@ -70,33 +80,93 @@ impl Secrets {
         text
     }
 
-    /// The forms in which a text may quote them: whole, a part of a list or pair, and percent-decoded.
-    fn needles(&self) -> BTreeSet<String> {
-        let mut needles = BTreeSet::new();
+    /// The forms in which this text may quote them: whole, a part of a list or pair, and percent-decoded.
+    fn needles(&self, text: &str) -> BTreeSet<String> {
+        let mut needles = Needles {
+            windows: Windows::of(text.as_bytes()),
+            found: BTreeSet::new(),
+        };
         for value in &self.values {
             let value = String::from_utf8_lossy(value.as_bytes());
-            keep(&mut needles, &value);
+            needles.keep(&value);
             for part in value.split([' ', ';', ',']) {
-                keep(&mut needles, part);
-                keep(
-                    &mut needles,
-                    part.split_once('=').map_or("", |(_, value)| value),
-                );
+                needles.keep(part);
+                needles.keep(part.split_once('=').map_or("", |(_, value)| value));
             }
         }
-        for pair in self
-            .query
-            .as_ref()
-            .and_then(PathAndQuery::query)
-            .unwrap_or_default()
-            .split('&')
-        {
-            keep(
-                &mut needles,
-                pair.split_once('=').map_or(pair, |(_, value)| value),
-            );
+        let query = self.query.as_ref().and_then(PathAndQuery::query);
+        for pair in query.unwrap_or_default().split('&') {
+            needles.keep(pair.split_once('=').map_or(pair, |(_, value)| value));
         }
-        needles
+        needles.found
+    }
+}
+
+/// The secrets that a text may hold. A hostile request brings tens of thousands of them, and a text few.
+struct Needles {
+    windows: Windows,
+    found: BTreeSet<String>,
+}
+
+impl Needles {
+    fn keep(&mut self, text: &str) {
+        let text = text.trim().trim_matches('"');
+        self.keep_form(text);
+        if text.contains(['%', '+']) {
+            for form in [text, &text.replace('+', " ")] {
+                self.keep_form(form);
+                self.keep_form(&String::from_utf8_lossy(&percent_decode(form.as_bytes())));
+            }
+        }
+    }
+
+    fn keep_form(&mut self, form: &str) {
+        if form.len() >= SHORTEST && self.windows.may_hold(form.as_bytes()) {
+            self.found.insert(form.to_owned());
+        }
+    }
+}
+
+/// Which runs of bytes, as long as the shortest secret, a text has; by a hash, so that a few more may seem to be there.
+struct Windows {
+    bits: Vec<u64>,
+    length: usize,
+}
+
+impl Windows {
+    const BITS: u32 = 16;
+    const WORDS: usize = 1 << 10;
+
+    fn of(text: &[u8]) -> Self {
+        let mut bits = vec![0; Self::WORDS];
+        for window in text.windows(SHORTEST) {
+            let (word, bit) = Self::place(window);
+            if let Some(word) = bits.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        Self {
+            bits,
+            length: text.len(),
+        }
+    }
+
+    fn may_hold(&self, needle: &[u8]) -> bool {
+        let has = |window: &[u8]| {
+            let (word, bit) = Self::place(window);
+            self.bits.get(word).is_some_and(|word| word & bit != 0)
+        };
+        needle.len() <= self.length && needle.windows(SHORTEST).all(has)
+    }
+
+    fn place(window: &[u8]) -> (usize, u64) {
+        let hash = window.iter().fold(0_u32, |hash, &byte| {
+            (hash.rotate_left(8) ^ u32::from(byte)).wrapping_mul(0x9e37_79b1)
+        });
+        // The upper bits of a product are its best.
+        let index = hash >> u32::BITS.saturating_sub(Self::BITS);
+        let word = usize::try_from(index >> 6).unwrap_or_default();
+        (word, 1 << (index & 63))
     }
 }
 
@@ -117,18 +187,6 @@ fn replace(text: &str, needle: &str) -> Option<String> {
         }
     }
     (done > 0).then(|| redacted + text.get(done..).unwrap_or_default())
-}
-
-fn keep(needles: &mut BTreeSet<String>, text: &str) {
-    let text = text.trim().trim_matches('"');
-    for form in [text, &text.replace('+', " ")] {
-        let decoded = String::from_utf8_lossy(&percent_decode(form.as_bytes())).into_owned();
-        needles.extend(
-            [form.to_owned(), decoded]
-                .into_iter()
-                .filter(|form| form.len() >= SHORTEST),
-        );
-    }
 }
 
 #[cfg(test)]
@@ -175,6 +233,20 @@ mod tests {
             secrets.redact("3 apples"),
             "3 apples",
             "too short to be searched for"
+        );
+    }
+
+    #[test]
+    fn a_flood_of_secrets_costs_no_more_than_a_look_at_each() {
+        let flood: String = (0..20_000).map(|n| format!("k{n:05}=v{n:05}; ")).collect();
+        let mut secrets = Secrets::default();
+        secrets.add(&HeaderValue::try_from(flood + "last=s3cr3t").expect("a header"));
+        let text = "the cookie `s3cr3t` is stale, v00007 too";
+        let found = secrets.needles(text);
+        assert_eq!(found.iter().collect::<Vec<_>>(), ["s3cr3t", "v00007"]);
+        assert_eq!(
+            secrets.redact(text),
+            "the cookie `REDACTED` is stale, REDACTED too"
         );
     }
 

@@ -36,8 +36,8 @@ impl TraceContext {
     fn read(parent: &HeaderValue, headers: &HeaderMap) -> Option<Self> {
         let alone = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
         (alone && is_well_formed(parent.as_bytes())).then(|| Self {
-            parent: parent.clone(),
-            state: joined(headers),
+            parent: as_known(parent),
+            state: joined(headers).filter(is_bearable),
         })
     }
 
@@ -77,12 +77,13 @@ impl TraceContext {
         self.part(53, 55)
     }
 
-    /// The `traceparent`, as it came.
+    /// The `traceparent`, as it came; of a version after 00, what 00 knows of it.
     pub fn parent(&self) -> &HeaderValue {
         &self.parent
     }
 
-    /// The `tracestate`, several headers joined into one.
+    /// The `tracestate`, several headers joined into one. `None` as well if it is longer than 4 KiB, has more than 32
+    /// members or is not ASCII: each service that it came to would have to bear it.
     pub fn state(&self) -> Option<&HeaderValue> {
         self.state.as_ref()
     }
@@ -125,6 +126,25 @@ fn is_well_formed(parent: &[u8]) -> bool {
         && is_id(span)
         && is_hex(&[*f0, *f1])
         && rest.iter().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What comes after the fields of version 00 is not ours to pass on (W3C Trace Context, 3.2.4).
+fn as_known(parent: &HeaderValue) -> HeaderValue {
+    let known = parent.as_bytes().get(2..55).unwrap_or_default();
+    if parent.as_bytes().starts_with(b"00") {
+        return parent.clone();
+    }
+    HeaderValue::from_bytes(&[b"00", known].concat()).expect("a part of a value is a value")
+}
+
+/// Whether it is within the limits of W3C Trace Context, 3.3.1: 32 members, for which 4 KiB are plenty.
+fn is_bearable(state: &HeaderValue) -> bool {
+    const MOST_BYTES: usize = 4 * 1024;
+    const MOST_MEMBERS: usize = 32;
+    let state = state.as_bytes();
+    let members = state.split(|&byte| byte == b',');
+    let members = members.filter(|member| !member.trim_ascii().is_empty());
+    state.len() <= MOST_BYTES && state.is_ascii() && members.count() <= MOST_MEMBERS
 }
 
 fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -210,7 +230,8 @@ mod tests {
     #[test]
     fn is_strict() {
         let later = format!("cc{}-more", &GOOD[2..]);
-        assert!(read(&[&later], &[]).is_some());
+        let later = read(&[&later], &[]).expect("its beginning is well formed");
+        assert_eq!(later.parent(), GOOD, "as much of it as is known");
         for bad in [
             "".to_owned(),
             "00-1-2-01".to_owned(),

@@ -170,7 +170,7 @@ impl Queue {
             // An idle shard gives back what it holds.
             let idle = std::mem::take(&mut shard.room);
             if idle > 0 {
-                self.free.fetch_add(idle, Ordering::Relaxed);
+                self.release(idle);
             }
         } else {
             std::mem::swap(&mut shard.lines, into);

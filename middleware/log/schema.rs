@@ -121,7 +121,7 @@ const fn http(key: &'static str) -> Place {
 }
 
 /// Our own fields: their plain name, then their place in `Otel`, `Ecs` and `Gcp`.
-const OWN: [(&str, [Place; 3]); 25] = {
+const OWN: [(&str, [Place; 3]); 26] = {
     const fn row(
         name: &'static str,
         otel: Place,
@@ -190,6 +190,7 @@ const OWN: [(&str, [Place; 3]); 25] = {
             same("grpc_status"),
         ),
         kept("outcome"),
+        kept("error_missing"),
         kept("layer"),
         kept("which"),
         row(

@@ -44,12 +44,14 @@ pin_project! {
             let mut this = this.project();
             if this.inner.is_some() || this.watch.is_on() {
                 let _entered = this.scope.enter();
+                // Told after the body is gone and before the scope is left, should its destructor panic as well.
+                let mut watch = this.watch.take();
                 this.inner.set(None);
                 if this.rest.is_sent {
                     let trailers = this.rest.status.in_body();
-                    this.watch.end(End::Complete { trailers });
+                    watch.end(End::Complete { trailers });
                 }
-                drop(this.watch.take());
+                drop(watch);
             }
         }
     }
@@ -187,10 +189,10 @@ fn spoken<A>(response: &Response<A>, asked: Protocol) -> Protocol {
 
 /// The bytes that the head promises.
 fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
-    response.body().size_hint().exact().or_else(|| {
-        let length = response.headers().get(CONTENT_LENGTH)?;
-        length.to_str().ok()?.parse().ok()
-    })
+    match response.headers().get(CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => response.body().size_hint().exact(),
+    }
 }
 
 impl<B, O> Body for ResponseBody<B, O>
@@ -331,7 +333,9 @@ impl Status {
         match self {
             Self::Settled => true,
             Self::InTrailers => false,
-            Self::InBody(scanner) => scanner.trailers().is_some(),
+            Self::InBody(scanner) => scanner
+                .trailers()
+                .is_some_and(|trailers| trailers.contains_key(GRPC_STATUS)),
         }
     }
 
@@ -363,7 +367,7 @@ impl Rest {
         }
         if let Status::InBody(scanner) = &mut self.status {
             scanner.take(data);
-            self.is_sent |= scanner.trailers().is_some();
+            self.is_sent |= self.status.is_settled();
         }
     }
 
@@ -377,7 +381,7 @@ impl Rest {
     }
 
     fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
-        if error.is::<BodyPanicked>() {
+        if is_panic(error) {
             // It was noted where it was caught.
             return self
                 .status
@@ -412,6 +416,11 @@ fn note(error: &(dyn std::error::Error + 'static)) {
         layer: "",
         error: context::chain(error),
     });
+}
+
+/// Whether a panic that was caught further in is what this tells of, wrapped or not.
+fn is_panic(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<BodyPanicked>() || error.source().is_some_and(is_panic)
 }
 
 /// The error that cuts a body whose panic was caught.

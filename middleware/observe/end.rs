@@ -1,4 +1,4 @@
-use std::{any::Any, error::Error, fmt, mem, thread};
+use std::{any::Any, error::Error, fmt, mem};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -75,7 +75,7 @@ impl fmt::Display for Fault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Chain(error) => f.write_str(&context::chain(error)),
-            Kind::Text(error) => error.fmt(f),
+            Kind::Text(error) => f.write_str(&context::said(error)),
         }
     }
 }
@@ -164,11 +164,7 @@ impl<O: Observer> Drop for PanicGuard<'_, O> {
 impl<O: Observer> Drop for Watch<O> {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.end(if thread::panicking() {
-                End::Panicked
-            } else {
-                End::Dropped
-            });
+            self.end(End::Dropped);
         }
     }
 }

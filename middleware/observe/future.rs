@@ -48,8 +48,10 @@ pin_project! {
             let mut this = this.project();
             if this.inner.is_some() || this.watch.is_on() {
                 let _entered = this.scope.enter();
+                // Told after the future is gone and before the scope is left, should its destructor panic as well.
+                let watch = this.watch.take();
                 this.inner.set(None);
-                drop(this.watch.take());
+                drop(watch);
             }
         }
     }
@@ -68,9 +70,11 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     {
         let facts = CallFacts::of(&request, &mut scope);
         let entered = scope.enter();
-        // Dropped before the scope is left, should the service panic.
-        let watch = Watch::new(observer);
+        // Told before the scope is left, should the service panic.
+        let mut watch = Watch::new(observer);
+        let guard = watch.guard();
         let inner = service.call(request);
+        guard.disarm();
         drop(entered);
         Self {
             inner: Some(inner),

@@ -132,8 +132,10 @@ impl Witness {
 
     /// The same in words, for a call that was judged.
     pub(crate) fn explain(&self, end: &End<'_>, outcome: Outcome) -> Verdict {
-        context::current(|frame| self.tell(end, outcome, frame.journal()))
-            .unwrap_or_else(|| self.tell(end, outcome, None))
+        // Before the frame is looked at: the text of an error is made by code of users', which may look for itself.
+        let said = self.said_at_end(end);
+        let tell = |journal: Option<&Journal>| self.tell(end, outcome, said.as_deref(), journal);
+        context::current(|frame| tell(frame.journal())).unwrap_or_else(|| tell(None))
     }
 
     fn take_trailers(&mut self, end: &End<'_>) {
@@ -204,7 +206,13 @@ impl Witness {
         }
     }
 
-    fn tell(&self, end: &End<'_>, outcome: Outcome, journal: Option<&Journal>) -> Verdict {
+    fn tell(
+        &self,
+        end: &End<'_>,
+        outcome: Outcome,
+        said: Option<&str>,
+        journal: Option<&Journal>,
+    ) -> Verdict {
         let (first, later) = journal.and_then(Journal::causes).unzip();
         let rejection = self.head.as_ref().and_then(|head| head.rejection.as_ref());
         let layer = first
@@ -227,8 +235,14 @@ impl Witness {
                 also.push(format!("{}: {cut}", Outcome::RequestBodyError.label()));
             }
         }
-        if error.is_none() && outcome == self.at_end(end) {
-            error = self.said_at_end(end);
+        let at_end = self.at_end(end);
+        match said {
+            Some(said) if error.is_none() && outcome == at_end => error = Some(said.to_owned()),
+            // The service failed as well, and this is where its error ends.
+            Some(said) if matches!((end, &self.head), (End::Failed(_), None)) => {
+                also.push(format!("{}: {said}", at_end.label()));
+            }
+            Some(_) | None => {}
         }
         also.extend(
             journal

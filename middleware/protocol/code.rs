@@ -57,10 +57,21 @@ codes! {
 impl GrpcCode {
     /// The status in these headers or trailers, if there is one. What is no number counts as `Unknown`, as clients see it.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(GRPC_STATUS)?;
-        Some(value.to_str().map_or(Self::Unknown, |digits| {
-            digits.parse().map_or(Self::Unknown, Self::from_number)
-        }))
+        let mut values = headers.get_all(GRPC_STATUS).iter();
+        let value = values.next()?;
+        Some(match values.next() {
+            None => Self::of_digits(value.as_bytes()),
+            Some(_) => Self::Unknown,
+        })
+    }
+
+    fn of_digits(digits: &[u8]) -> Self {
+        let value = |digit: u8| u32::from(digit.wrapping_sub(b'0'));
+        match *digits {
+            [ones @ b'0'..=b'9'] => Self::from_number(value(ones)),
+            [b'1', ones @ b'0'..=b'9'] => Self::from_number(value(ones).saturating_add(10)),
+            _ => Self::Unknown,
+        }
     }
 
     /// Whether the server is at fault, by OpenTelemetry's rule for gRPC servers:
@@ -120,7 +131,26 @@ mod tests {
         assert_eq!(status("0"), Some(GrpcCode::Ok));
         assert_eq!(status("13"), Some(GrpcCode::Internal));
         assert_eq!(status("99"), Some(GrpcCode::Unknown));
-        assert_eq!(status("ok"), Some(GrpcCode::Unknown));
+        assert_eq!(status("16"), Some(GrpcCode::Unauthenticated));
+        // What one client takes for a 0 and another does not, is none.
+        for garbage in [
+            "ok",
+            "",
+            "+0",
+            "00",
+            "0 ",
+            "-0",
+            "0x0",
+            "17",
+            "21",
+            "4294967296",
+        ] {
+            assert_eq!(status(garbage), Some(GrpcCode::Unknown), "{garbage:?}");
+        }
+        let mut twice = HeaderMap::new();
+        twice.append(GRPC_STATUS, HeaderValue::from_static("0"));
+        twice.append(GRPC_STATUS, HeaderValue::from_static("13"));
+        assert_eq!(GrpcCode::of(&twice), Some(GrpcCode::Unknown));
         assert_eq!(GrpcCode::of(&HeaderMap::new()), None);
     }
 

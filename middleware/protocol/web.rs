@@ -3,12 +3,14 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::code::GRPC_STATUS;
+
 /// The flag of the frame that holds trailers.
 const TRAILERS: u8 = 0x80;
 /// Flag and length in front of each frame.
 const PREFIX: usize = 5;
-/// Trailers past this are not read. gRPC keeps them under 8 KiB.
-const MAX_TRAILERS: usize = 16 * 1_024;
+/// Trailers past this are not read. gRPC keeps them under 8 KiB by default.
+const MAX_TRAILERS: usize = 64 * 1_024;
 
 /// Follows the frames of a body as it passes, to find the trailers. It keeps no more than those.
 #[derive(Debug)]
@@ -49,12 +51,14 @@ impl Scanner {
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+        let between_frames = matches!(self.at, At::Prefix(_, 0));
+        self.trailers.as_ref().filter(|_| between_frames)
     }
 
     /// A last frame with these trailers. `None` in the midst of a frame: there the body can only be cut.
     pub(crate) fn frame_of(&self, trailers: &HeaderMap) -> Option<Bytes> {
-        if !matches!(self.at, At::Prefix(_, 0))
+        if self.trailers.is_some()
+            || !matches!(self.at, At::Prefix(_, 0))
             || self
                 .base64
                 .as_ref()
@@ -134,7 +138,8 @@ impl Scanner {
         match &self.at {
             At::Message(0) => self.at = At::START,
             At::Trailers(text, 0) => {
-                self.trailers = Some(parse(text));
+                // Those without a status end nothing.
+                self.trailers = Some(parse(text)).filter(|found| found.contains_key(GRPC_STATUS));
                 self.at = At::START;
             }
             At::Prefix(..) | At::Message(_) | At::Trailers(..) => {}
@@ -289,6 +294,26 @@ mod tests {
         let mut scanner = Scanner::binary();
         scanner.take(&[0, 0, 0, 0, 9, 1, 2]);
         assert_eq!(scanner.frame_of(&trailers), None);
+    }
+
+    #[test]
+    fn trailers_without_a_status_or_with_half_a_frame_behind_them_end_nothing() {
+        let frame = |text: &[u8]| {
+            let length = u8::try_from(text.len()).expect("short");
+            [&[TRAILERS, 0, 0, 0, length], text].concat()
+        };
+        let whole = frame(b"grpc-status:0");
+        for (body, ends) in [
+            (whole.clone(), true),
+            (frame(b""), false),
+            (frame(b"grpc-message:ok\r\n"), false),
+            ([&whole[..], &[0, 0]].concat(), false),
+            ([&whole[..], &[0, 0, 0, 0, 9, 1]].concat(), false),
+        ] {
+            let mut scanner = Scanner::binary();
+            scanner.take(&body);
+            assert_eq!(scanner.trailers().is_some(), ends, "{body:?}");
+        }
     }
 
     #[test]

@@ -44,7 +44,8 @@ use crate::{
 
 const LAYER: &str = "catch_panic";
 
-/// Catches panics of everything inside: in `call`, in the future, in the body of the response, in destructors.
+/// Catches panics of everything inside: in `call`, in the future, in the body of the response, in destructors; not in
+/// `poll_ready`, nor in `size_hint` and `is_end_stream` of a body.
 /// Clones share the counts and the memory of [`CatchPanicLayer::abort_after`].
 ///
 /// Before the head the caller gets 500, for gRPC status 13; after it gRPC gets trailers with status 13 and HTTP is cut.
@@ -271,6 +272,7 @@ where
             .catch(Place::Drop, || this.inner.set(None))
             .is_none()
         {
+            catcher.drop_guarded(move || drop(result));
             return Poll::Ready(Ok(catcher.answer()));
         }
         Poll::Ready(result.map(|response| {

@@ -111,7 +111,7 @@ async fn each_end_has_its_outcome_level_and_error() {
         response
     };
     let rejected = |reason, which| {
-        let rejection = Rejection::new(reason, "a_layer").which(which);
+        let rejection = Rejection::new(reason, "a_layer").with_which(which);
         let rejection = rejection.into_response(plimsoll::protocol::Protocol::Http, None);
         rejection.map(|_| Script::of([]))
     };
@@ -298,7 +298,7 @@ async fn each_end_has_its_outcome_level_and_error() {
 
 #[tokio::test]
 async fn a_rejection_tells_its_layer_and_which() {
-    let rejection = Rejection::new(Reason::QueueTimeout, "back_pressure").which("idle");
+    let rejection = Rejection::new(Reason::QueueTimeout, "back_pressure").with_which("idle");
     let rejection = rejection.into_response(plimsoll::protocol::Protocol::Http, None);
     let line = line_of(get("/"), rejection.map(|_| Script::of([]))).await;
     assert_eq!(

@@ -8,6 +8,7 @@ from functools import partial
 
 import grpc as grpcio
 from clients import GRPC, SERVICE, Grpc, Hanging, Http2, KeptOpen, blob, connect, framed, head, new_id, read_answer
+from scrape import balanced, scrape
 from server import LONG
 
 SCALE = 10 if LONG else 1
@@ -162,6 +163,7 @@ def each_call_has_one_line(server, upstream):
             done.result()
     assert len(ledger.sent) > 3_000
     server.wait(lambda _: len({line["request_id"] for line in server.accesses()}) >= len(ledger.sent), "every call")
+    told = scrape(server)
     server.stop()
     lines = Counter(line["request_id"] for line in server.accesses())
     assert lines == Counter(dict.fromkeys(ledger.sent, 1)), "a call without a line, with two, or a line without a call"
@@ -169,6 +171,9 @@ def each_call_has_one_line(server, upstream):
     assert not wrong, (len(wrong), wrong[:3])
     expected = Counter(outcome for outcomes in ledger.sent.values() for outcome in outcomes)
     assert Counter(line["outcome"] for line in server.accesses()) == expected
+    balanced(told)
+    assert told.by("plimsoll_requests_total", "outcome") == expected, "L2: lines and counts, by outcome"
+    assert told.sum("plimsoll_requests_in_flight") == 0
 
 
 def test_pipelined_calls_have_a_line_each(server):

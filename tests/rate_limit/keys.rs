@@ -4,7 +4,8 @@ use plimsoll::{
     server::rate_limit::{Key, RateLimitLayer, TrustedProxies},
 };
 
-use crate::support::{Lines, api_key, grpc, header, limited, quota, request, request_from};
+use crate::lines::Lines;
+use crate::support::{api_key, grpc, header, limited, quota, request, request_from};
 
 #[tokio::test(start_paused = true)]
 async fn no_header_buys_a_second_quota() {
@@ -83,8 +84,7 @@ async fn a_subnet_of_ipv6_is_one_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_without_a_key_is_a_fault_and_never_unlimited() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let layer = RateLimitLayer::new(Key::peer(), quota("5/h"));
     let service = limited(&layer);
     for _ in 0..20 {

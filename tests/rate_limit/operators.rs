@@ -4,12 +4,12 @@ use http::StatusCode;
 use plimsoll::server::rate_limit::{InvalidChange, Key, RateLimitLayer, ShownKey};
 use tokio::time::advance;
 
-use crate::support::{Lines, api_key, header, limited, quota, quotas, request, request_from};
+use crate::lines::Lines;
+use crate::support::{api_key, header, limited, quota, quotas, request, request_from};
 
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_rejections_is_a_few_lines_with_every_one_counted() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let layer = RateLimitLayer::new(api_key(), quota("1/h")).named("per_key");
     let service = limited(&layer);
     assert_eq!(service.admitted(1, || request("s3cret-ann")).await, 1);
@@ -45,8 +45,7 @@ async fn a_storm_of_rejections_is_a_few_lines_with_every_one_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn what_no_line_has_told_is_told_when_the_layer_goes() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let service = {
         let layer = RateLimitLayer::new(api_key(), quota("1/h"));
         limited(&layer)

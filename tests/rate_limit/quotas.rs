@@ -82,7 +82,7 @@ async fn a_rejection_says_why_and_calls_nobody() {
         .expect("it tells why");
     assert_eq!(rejection.reason(), Reason::RateLimited);
     assert_eq!(
-        (rejection.layer(), rejection.which_limit()),
+        (rejection.layer(), rejection.which()),
         ("rate_limit", Some("hour"))
     );
 }
@@ -139,7 +139,7 @@ async fn several_quotas_hold_together_and_a_refusal_spends_nothing() {
         .extensions()
         .get::<Rejection>()
         .expect("it tells why");
-    assert_eq!(rejection.which_limit(), Some("hour"));
+    assert_eq!(rejection.which(), Some("hour"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,8 @@ use plimsoll::server::{
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceBuilder;
 
-use crate::support::{Lines, api_key, header, quota, request};
+use crate::lines::Lines;
+use crate::support::{api_key, header, quota, request};
 
 /// One request on a connection of its own.
 async fn call_alone(server: SocketAddr, path: &str) -> Response<()> {
@@ -179,8 +180,7 @@ async fn a_tonic_server_tells_peers_by_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn in_the_stack_a_rejection_bears_the_id_and_its_line_tells_all() {
-    let lines = Lines::default();
-    let _kept = lines.keep();
+    let lines = Lines::keep();
     let stack = ServiceBuilder::new()
         .layer(RequestIdLayer::new())
         .layer(AccessLogLayer::new())

@@ -1,9 +1,8 @@
 use std::{
     convert::Infallible,
-    io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -17,7 +16,6 @@ use plimsoll::{
     server::rate_limit::{Key, Quota, Quotas, RateLimitLayer},
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
-use tracing_subscriber::fmt::MakeWriter;
 
 pub(crate) fn quotas(text: &str) -> Quotas {
     text.parse().expect("quotas")
@@ -113,49 +111,4 @@ impl Limited {
 pub(crate) fn header<'a, B>(response: &'a Response<B>, name: &str) -> Option<&'a str> {
     let value = response.headers().get(name)?;
     Some(value.to_str().expect("text"))
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    /// Keeps what this thread logs until the guard is dropped.
-    pub(crate) fn keep(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(self.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let bytes = self.0.lock().expect("no panic").clone();
-        String::from_utf8(bytes).expect("text")
-    }
-
-    pub(crate) fn with(&self, part: &str) -> Vec<String> {
-        let text = self.text();
-        let lines = text.lines().filter(|line| line.contains(part));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }

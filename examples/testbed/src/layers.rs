@@ -35,8 +35,7 @@ pub(crate) fn incoming(telemetry: &Telemetry, log: &Writer) -> Incoming {
     let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
         .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
     let panics = CatchPanicLayer::new();
-    let traces =
-        TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone());
+    let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone());
     let metrics = MetricsLayer::new(telemetry.meter())
         .rpc_methods(methods)
         .objective(Objective::new("ok", Duration::from_millis(300)).route("/ok"))

@@ -92,7 +92,8 @@ pub(crate) async fn run(
     let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
     let http = axum::serve(
         listeners.http.tap_io(no_delay),
-        layers::around_routes(router, incoming.clone()).into_make_service_with_connect_info::<SocketAddr>(),
+        layers::around_routes(router, incoming.clone())
+            .into_make_service_with_connect_info::<SocketAddr>(),
     )
     .with_graceful_shutdown(stop());
     let grpc = layers::around_server(Server::builder(), incoming)

@@ -141,6 +141,7 @@ impl Default for AccessLogLayer {
 /// Returns whether it will be there: false outside of a call, in a task of its own, and past 32 fields.
 /// A name that the line has already is written as `fields.<name>`.
 pub fn field(name: &'static str, value: impl Into<FieldValue>) -> bool {
+    // Made before the call is changed: this is code of users', which may ask for the call.
     let value = value.into();
     context::update(|frame| frame.is_read() && frame.journal_mut().set_field(name, value))
         .unwrap_or_default()

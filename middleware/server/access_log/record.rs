@@ -1,6 +1,14 @@
 //! The facts of one call, and the event they become.
 
-use std::{borrow::Cow, fmt::Write as _, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    mem,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 use http::{
     HeaderValue, Method, Request, Response,
@@ -84,17 +92,19 @@ impl Record {
 
     fn span(&self, scope: &mut Scope) -> Span {
         let _entered = scope.enter();
-        context::current(|frame| {
-            tracing::info_span!(
-                target: "plimsoll::call",
-                "call",
-                request_id = frame.request_id().map(RequestId::as_str),
-                trace_id = frame.trace().map(|trace| trace.trace_id()),
-                method = self.method.as_str(),
-                route = self.route.as_ref().map(Route::as_str),
-            )
-        })
-        .unwrap_or_else(Span::none)
+        // Made while nobody looks at the frame: subscribers may ask for the call, or add to it.
+        let ids = context::current(|frame| (frame.request_id().cloned(), frame.trace().cloned()));
+        let Some((id, trace)) = ids else {
+            return Span::none();
+        };
+        tracing::info_span!(
+            target: "plimsoll::call",
+            "call",
+            request_id = id.as_ref().map(RequestId::as_str),
+            trace_id = trace.as_ref().map(|trace| trace.trace_id()),
+            method = self.method.as_str(),
+            route = self.route.as_ref().map(Route::as_str),
+        )
     }
 }
 
@@ -132,7 +142,13 @@ impl Observer for Record {
         let ended = clock::now();
         let outcome = self.witness.judge(&end);
         if let Some(level) = self.settings.level(outcome) {
-            self.write(level, &self.witness.explain(&end, outcome), ended);
+            let verdict = self.witness.explain(&end, outcome);
+            let written = catch_unwind(AssertUnwindSafe(|| self.write(level, &verdict, ended)));
+            if let Err(payload) = written {
+                // A subscriber panicked, and the hook told of it. The call is none the worse for it; and dropping what
+                // was thrown may panic again.
+                mem::forget(payload);
+            }
         }
     }
 }
@@ -178,7 +194,7 @@ impl Record {
                     grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
                     outcome = verdict.outcome.label(),
                     layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which_limit),
+                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
                     error = error.as_deref(),
                     error_missing = error_missing.then_some(true),
                     also = also.as_deref(),

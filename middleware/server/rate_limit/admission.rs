@@ -1,32 +1,41 @@
 use std::{fmt, sync::Arc};
 
-use http::{Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response};
 use http_body::Body;
 
 use super::{
     gcra::{Nanos, Times},
     headers::{self, QuotaHeaders},
     settings::Answer,
-    shared::Shared,
-    store::{Ask, Decision},
+    store::Decision,
     tier::Tier,
 };
-use crate::{
-    clock,
-    observe::{End, Observer},
-};
+use crate::observe::{End, Observer};
+
+const DEGRADED: HeaderName = HeaderName::from_static("x-plimsoll-degraded");
 
 /// What is left to do for a call that was decided: tell its caller, and charge it for what it turned out to be.
 #[derive(Debug, Default)]
 pub struct Admission {
     told: Option<Told>,
     charge: Option<Box<Charge>>,
+    /// How it was decided without the store it belongs to.
+    degraded: Option<&'static str>,
 }
 
 impl Admission {
     pub(super) fn new(told: Option<Told>, charge: Option<Charge>) -> Self {
-        let charge = charge.map(Box::new);
-        Self { told, charge }
+        Self {
+            told,
+            charge: charge.map(Box::new),
+            degraded: None,
+        }
+    }
+
+    /// Says on the response that the store was away, and what was done then.
+    pub(super) fn degraded(mut self, policy: Option<&'static str>) -> Self {
+        self.degraded = policy;
+        self
     }
 }
 
@@ -55,40 +64,20 @@ impl Told {
 
 /// Charges once the call has ended.
 pub(super) struct Charge {
-    shared: Arc<Shared>,
-    hash: u64,
-    tier: usize,
+    settle: Box<Settle>,
     answer: Answer,
 }
 
+type Settle = dyn FnOnce(Answer) + Send + Sync;
+
 impl Charge {
-    pub(super) fn new(shared: &Arc<Shared>, ask: &Ask) -> Self {
+    pub(super) fn new(settle: impl FnOnce(Answer) + Send + Sync + 'static) -> Self {
         Self {
-            shared: Arc::clone(shared),
-            hash: ask.who.hash,
-            tier: ask.tier,
+            settle: Box::new(settle),
             answer: Answer {
                 status: None,
                 bytes: 0,
             },
-        }
-    }
-
-    fn head(&mut self, status: StatusCode) {
-        self.answer.status = Some(status);
-    }
-
-    fn settle(&self) {
-        let weight = self
-            .shared
-            .settings
-            .charge
-            .as_ref()
-            .map(|charge| charge(&self.answer));
-        if let Some(weight) = weight.filter(|&weight| weight > 0) {
-            self.shared
-                .memory
-                .charge(self.hash, self.tier, weight, clock::now());
         }
     }
 }
@@ -104,7 +93,7 @@ impl fmt::Debug for Charge {
 impl Observer for Admission {
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
         if let Some(charge) = &mut self.charge {
-            charge.head(response.status());
+            charge.answer.status = Some(response.status());
         }
         if let Some(Told {
             tier,
@@ -114,6 +103,10 @@ impl Observer for Admission {
         }) = self.told.take()
         {
             headers::tell(response.headers_mut(), headers, &tier, &times, now);
+        }
+        if let Some(policy) = self.degraded {
+            let policy = HeaderValue::from_static(policy);
+            response.headers_mut().insert(DEGRADED, policy);
         }
     }
 
@@ -126,7 +119,7 @@ impl Observer for Admission {
 
     fn on_end(self, _: End<'_>) {
         if let Some(charge) = self.charge {
-            charge.settle();
+            (charge.settle)(charge.answer);
         }
     }
 }

@@ -52,6 +52,17 @@ impl Pace {
         }
     }
 
+    /// The share of one of so many replicas: as many times slower, and at least one call at once.
+    pub(super) fn share(&self, replicas: NonZeroU32) -> Self {
+        let interval = self.interval.saturating_mul(u64::from(replicas.get()));
+        let burst = self.burst.div_ceil(replicas.get());
+        Self {
+            interval,
+            burst,
+            window: interval.saturating_mul(u64::from(burst)),
+        }
+    }
+
     /// Whether a call of this weight fits in, if the caller has all of its burst again at `full_at`.
     pub(super) fn check(&self, full_at: Nanos, weight: u32, now: Nanos) -> Verdict {
         if weight > self.burst {

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{offenders::Offender, quota::Quotas, shared::Shared};
+use super::{offenders::Offender, quota::Quotas, settings::POLICY, shared::Shared, tier::Tier};
 use crate::clock;
 
 /// What an operator asks of a rate limit, and changes of it while it runs. Clones speak of the same one.
@@ -55,7 +55,7 @@ impl RateLimitHandle {
                 admitted: tally.admitted,
                 rejected: tally.rejected,
                 would_reject: tally.would_reject,
-                degraded: 0,
+                degraded: tally.degraded,
             })
             .collect()
     }
@@ -108,10 +108,16 @@ impl RateLimitHandle {
             return Err(InvalidChange::TooLittle { weight });
         }
         let most = settings.most_quotas();
-        match self.shared.memory.set_quotas(tier, &quotas, most) {
-            true => Ok(()),
-            false => Err(InvalidChange::TooMany { most }),
+        if quotas.as_slice().len() > most {
+            return Err(InvalidChange::TooMany { most });
         }
+        let name = settings
+            .policies
+            .get(tier)
+            .map_or(POLICY, |policy| policy.0);
+        let changed = Tier::share(name, quotas, settings.replicas);
+        self.shared.memory.set_tier(tier, &changed);
+        Ok(())
     }
 
     /// Lets all calls pass and counts those that would be rejected, or ends that.

@@ -25,6 +25,8 @@ mod key;
 mod offenders;
 mod quota;
 mod quota_text;
+#[cfg(feature = "rate-limit-redis")]
+mod redis;
 mod report;
 mod settings;
 mod shared;
@@ -33,7 +35,7 @@ mod tier;
 
 use std::{
     fmt,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -57,6 +59,10 @@ pub use headers::QuotaHeaders;
 pub use key::{Call, Key};
 pub use offenders::{Offender, ShownKey};
 pub use quota::{InvalidQuota, Quota, Quotas, Rate};
+#[cfg(feature = "rate-limit-redis")]
+pub use redis::{
+    InvalidRedisUrl, Redis, RedisRateLimit, RedisRateLimitLayer, StoreErrorKind, WhenAway,
+};
 pub use settings::{Answer, InvalidWeight};
 
 use settings::{POLICY, Settings};
@@ -93,6 +99,7 @@ impl RateLimitLayer {
             headers: QuotaHeaders::default(),
             max_keys: MAX_KEYS,
             dry_run: false,
+            replicas: NonZeroU32::MIN,
         })
     }
 
@@ -232,8 +239,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let scope = Scope::open(&mut request);
-        match Shared::decide(&self.shared, &Call::of(&request), clock::now()) {
+        let mut scope = Scope::open(&mut request);
+        let now = scope.just_opened();
+        match Shared::decide(&self.shared, &Call::of(&request), now) {
             (admission, None) => ResponseFuture::call(&mut self.inner, request, admission, scope),
             (admission, Some(no)) => ResponseFuture::reject(no, &request, admission, scope),
         }

@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, error::Error, fmt, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+};
 
 use http::StatusCode;
 
@@ -40,13 +46,15 @@ pub(super) struct Settings {
     pub(super) headers: QuotaHeaders,
     pub(super) max_keys: NonZeroUsize,
     pub(super) dry_run: bool,
+    /// Of how many replicas this one has its share, where it decides alone.
+    pub(super) replicas: NonZeroU32,
 }
 
 impl Settings {
     pub(super) fn tiers(&self) -> Vec<Tier> {
         let policies = self.policies.iter();
         policies
-            .map(|(name, quotas)| Tier::new(name, quotas.clone()))
+            .map(|(name, quotas)| Tier::share(name, quotas.clone(), self.replicas))
             .collect()
     }
 
@@ -94,6 +102,12 @@ impl Settings {
             .as_ref()
             .map_or_else(|| call.uri.path(), Route::as_str);
         self.routes.get(route).copied().unwrap_or(1)
+    }
+
+    /// What an ended call is charged, if anything.
+    pub(super) fn charge_of(&self, answer: &Answer) -> Option<u32> {
+        let weight = self.charge.as_ref().map(|charge| charge(answer));
+        weight.filter(|&weight| weight > 0)
     }
 
     pub(super) fn heaviest_route(&self) -> Option<u32> {

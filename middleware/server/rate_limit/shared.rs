@@ -9,13 +9,16 @@ use std::{
 use super::{
     LAYER,
     admission::{Admission, Charge, Told},
+    gcra::Nanos,
     key::Call,
     report::{self, Due, Report},
     settings::Settings,
-    store::{Ask, Memory},
-    tier::{Refusal, Tier},
+    store::{Ask, Decision, Memory},
 };
-use crate::rejection::{Reason, Rejection, RetryHint};
+use crate::{
+    clock,
+    rejection::{Reason, Rejection, RetryHint},
+};
 
 /// What the services, the handles and the calls of one layer share.
 pub(super) struct Shared {
@@ -47,31 +50,52 @@ impl Shared {
         now: Instant,
     ) -> (Admission, Option<Rejection>) {
         let settings = &this.settings;
-        let dry_run = this.dry_run.load(Ordering::Relaxed);
-        let Some(who) = settings.key.identify(call, this.memory.seed()) else {
-            this.tell_missing(now);
-            let rejection = (!dry_run).then(|| Rejection::new(Reason::MissingKey, LAYER));
-            return (Admission::default(), rejection);
-        };
-        let ask = Ask {
-            who,
-            tier: settings.tier_of(call),
-            weight: settings.weight_of(call),
-            dry_run,
-            tell: settings.headers.any() && !dry_run,
+        let Some(ask) = this.ask(call) else {
+            return (Admission::default(), this.missing_key(now));
         };
         let decision = this.memory.decide(&ask, now);
-        if this.rejections.due(decision.verdict.is_err(), decision.now) == Due::Line {
-            this.tell_rejections();
-        }
-        let rejection = match (&decision.verdict, &decision.tier) {
-            (Err(refusal), Some(tier)) if !dry_run => Some(rejection(refusal, tier)),
-            _ => None,
-        };
+        this.report(decision.verdict.is_err(), decision.now);
+        let rejection = rejection(&decision, ask.dry_run);
         let charged = settings.charge.is_some() && rejection.is_none();
-        let charge = charged.then(|| Charge::new(this, &ask));
+        let charge = charged.then(|| {
+            let this = Arc::clone(this);
+            Charge::new(move |answer| {
+                if let Some(weight) = this.settings.charge_of(&answer) {
+                    let hash = ask.who.hash;
+                    this.memory.charge(hash, ask.tier, weight, clock::now());
+                }
+            })
+        });
         let told = Told::of(decision, ask.tell, settings.headers);
         (Admission::new(told, charge), rejection)
+    }
+
+    /// What is to be asked about a call; `None` if it has no key.
+    #[inline]
+    pub(super) fn ask(&self, call: &Call<'_>) -> Option<Ask> {
+        let dry_run = self.dry_run.load(Ordering::Relaxed);
+        Some(Ask {
+            who: self.settings.key.identify(call, self.memory.seed())?,
+            tier: self.settings.tier_of(call),
+            weight: self.settings.weight_of(call),
+            dry_run,
+            tell: self.settings.headers.any() && !dry_run,
+        })
+    }
+
+    /// Counts a call that has no key.
+    pub(super) fn missing_key(&self, now: Instant) -> Option<Rejection> {
+        self.tell_missing(now);
+        let dry_run = self.dry_run.load(Ordering::Relaxed);
+        (!dry_run).then(|| Rejection::new(Reason::MissingKey, LAYER))
+    }
+
+    /// Writes a line about rejections, if it is time for one.
+    #[inline]
+    pub(super) fn report(&self, rejects: bool, now: Nanos) {
+        if self.rejections.due(rejects, now) == Due::Line {
+            self.tell_rejections();
+        }
     }
 
     #[cold]
@@ -126,9 +150,13 @@ impl Drop for Shared {
     }
 }
 
-fn rejection(refusal: &Refusal, tier: &Tier) -> Rejection {
+/// The rejection that a decision comes to, unless it is only counted.
+#[inline]
+pub(super) fn rejection(decision: &Decision, dry_run: bool) -> Option<Rejection> {
+    let (Err(refusal), Some(tier), false) = (&decision.verdict, &decision.tier, dry_run) else {
+        return None;
+    };
     let hint = refusal.wait.map_or(RetryHint::Never, RetryHint::After);
-    Rejection::new(Reason::RateLimited, LAYER)
-        .retry(hint)
-        .which(tier.name_of(refusal.quota))
+    let rejection = Rejection::new(Reason::RateLimited, LAYER).with_retry(hint);
+    Some(rejection.with_which(tier.name_of(refusal.quota)))
 }

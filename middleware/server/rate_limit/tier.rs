@@ -1,6 +1,6 @@
 //! The quotas that one kind of caller is held to.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
@@ -17,6 +17,8 @@ pub(super) struct Tier {
     quotas: Quotas,
     paces: Vec<Pace>,
     policy_header: HeaderValue,
+    /// The policy as all replicas hold to it together, where this is the share of one.
+    whole: Option<Arc<Tier>>,
 }
 
 /// Why a call does not fit in.
@@ -46,7 +48,27 @@ impl Tier {
             paces: quotas.as_slice().iter().map(Quota::pace).collect(),
             policy_header: headers::policy(quotas.as_slice()),
             quotas,
+            whole: None,
         }
+    }
+
+    /// The share of one of so many replicas.
+    pub(super) fn share(policy: &'static str, quotas: Quotas, replicas: NonZeroU32) -> Self {
+        let whole = Self::new(policy, quotas);
+        if replicas == NonZeroU32::MIN {
+            return whole;
+        }
+        let paces = whole.paces.iter().map(|pace| pace.share(replicas));
+        Self {
+            paces: paces.collect(),
+            whole: Some(Arc::new(whole.clone())),
+            ..whole
+        }
+    }
+
+    /// The policy as all replicas hold to it together.
+    pub(super) fn whole(self: &Arc<Self>) -> Arc<Self> {
+        Arc::clone(self.whole.as_ref().unwrap_or(self))
     }
 
     pub(super) fn policy(&self) -> &'static str {

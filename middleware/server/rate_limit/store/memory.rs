@@ -15,7 +15,7 @@ use crate::server::rate_limit::{
     gcra::{Nanos, Times, nanos},
     key::Identity,
     offenders::{Offender, Sketch},
-    quota::{MAX_QUOTAS, Quotas},
+    quota::MAX_QUOTAS,
     tier::{Refusal, Tier},
 };
 
@@ -70,12 +70,25 @@ pub(in crate::server::rate_limit) struct Decision {
     pub(in crate::server::rate_limit) now: Nanos,
 }
 
+impl Decision {
+    /// Admitted, without a look.
+    pub(in crate::server::rate_limit) fn unasked() -> Self {
+        Self {
+            verdict: Ok(()),
+            tier: None,
+            times: Times::default(),
+            now: 0,
+        }
+    }
+}
+
 /// How often a policy said what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::server::rate_limit) struct Tally {
     pub(in crate::server::rate_limit) admitted: u64,
     pub(in crate::server::rate_limit) rejected: u64,
     pub(in crate::server::rate_limit) would_reject: u64,
+    pub(in crate::server::rate_limit) degraded: u64,
 }
 
 impl Memory {
@@ -136,23 +149,53 @@ impl Memory {
             }
         }
         let tier = (ask.tell || verdict.is_err()).then(|| Arc::clone(tier));
-        if let Some(tally) = shard.tallies.get_mut(ask.tier) {
-            let count = match verdict {
-                Ok(()) => &mut tally.admitted,
-                Err(_) if ask.dry_run => &mut tally.would_reject,
-                Err(_) => &mut tally.rejected,
-            };
-            *count = count.saturating_add(1);
-        }
-        if verdict.is_err() {
-            shard.sketch.note(ask.who);
-        }
+        count(&mut shard.tallies, &mut shard.sketch, ask, verdict.is_ok());
         Decision {
             verdict,
             tier,
             times,
             now,
         }
+    }
+
+    /// Counts what another store decided, and spends here what it admitted, so that this one is warm when it must decide.
+    pub(in crate::server::rate_limit) fn follow(&self, ask: &Ask, admitted: bool, now: Instant) {
+        let now = self.nanos(now);
+        let hash = ask.who.hash.max(1);
+        let mut shard = self.shard_of(hash);
+        let shard = &mut *shard;
+        count(&mut shard.tallies, &mut shard.sketch, ask, admitted);
+        let Some(tier) = shard
+            .tiers
+            .get(ask.tier)
+            .filter(|_| admitted && ask.weight > 0)
+        else {
+            return;
+        };
+        let slot = shard.table.find(hash);
+        let mut times = slot.map_or_else(Times::default, |slot| shard.table.times(slot));
+        if tier.spend(&mut times, ask.weight, now).is_ok() {
+            let slot = slot.or_else(|| shard.table.make_room(hash, now, &self.seats));
+            if let Some(slot) = slot {
+                shard.table.set_times(slot, &times);
+            }
+        }
+    }
+
+    /// Counts a call that was decided without the store it belongs to.
+    pub(in crate::server::rate_limit) fn degraded(&self, ask: &Ask) {
+        let mut shard = self.shard_of(ask.who.hash.max(1));
+        if let Some(tally) = shard.tallies.get_mut(ask.tier) {
+            tally.degraded = tally.degraded.saturating_add(1);
+        }
+    }
+
+    /// The policy of a tier as all replicas hold to it together.
+    pub(in crate::server::rate_limit) fn whole_tier(&self, tier: usize) -> Arc<Tier> {
+        let shard = self.shards.first().expect("there is one at least");
+        let shard = lock(shard);
+        let tier = shard.tiers.get(tier).expect("tiers are never removed");
+        tier.whole()
     }
 
     /// Spends what a call turned out to weigh.
@@ -221,6 +264,7 @@ impl Memory {
                 sum.admitted = sum.admitted.saturating_add(tally.admitted);
                 sum.rejected = sum.rejected.saturating_add(tally.rejected);
                 sum.would_reject = sum.would_reject.saturating_add(tally.would_reject);
+                sum.degraded = sum.degraded.saturating_add(tally.degraded);
             }
         }
         sums
@@ -235,23 +279,13 @@ impl Memory {
         offenders
     }
 
-    /// Changes the quotas of a tier; what callers have spent stays spent. False if there are more of them than the store
-    /// has room for.
-    pub(in crate::server::rate_limit) fn set_quotas(
-        &self,
-        tier: usize,
-        quotas: &Quotas,
-        most: usize,
-    ) -> bool {
-        if quotas.as_slice().len() > most {
-            return false;
-        }
+    /// Changes a tier; what callers have spent stays spent.
+    pub(in crate::server::rate_limit) fn set_tier(&self, place: usize, changed: &Tier) {
         for shard in &self.shards {
-            if let Some(tier) = lock(shard).tiers.get_mut(tier) {
-                *tier = Arc::new(Tier::new(tier.policy(), quotas.clone()));
+            if let Some(tier) = lock(shard).tiers.get_mut(place) {
+                *tier = Arc::new(changed.clone());
             }
         }
-        true
     }
 
     /// The tiers in force.
@@ -265,6 +299,20 @@ impl Memory {
     fn shard_of(&self, hash: u64) -> MutexGuard<'_, Shard> {
         let shard = self.shards.get(scale(hash, self.shards.len()));
         lock(shard.expect("scaled to their number"))
+    }
+}
+
+fn count(tallies: &mut [Tally], sketch: &mut Sketch, ask: &Ask, admitted: bool) {
+    if let Some(tally) = tallies.get_mut(ask.tier) {
+        let count = match admitted {
+            true => &mut tally.admitted,
+            false if ask.dry_run => &mut tally.would_reject,
+            false => &mut tally.rejected,
+        };
+        *count = count.saturating_add(1);
+    }
+    if !admitted {
+        sketch.note(ask.who);
     }
 }
 

@@ -1,0 +1,227 @@
+//! The same quotas for many replicas, decided in Redis.
+
+mod link;
+mod remote;
+mod script;
+
+use std::{
+    fmt,
+    num::NonZeroU32,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    Admission, RateLimitHandle, RateLimitLayer, key::Call, settings::Settings, shared::Shared,
+};
+use crate::{
+    clock,
+    context::Scope,
+    observe::{BoxError, ResponseBody, ResponseFuture},
+    rejection::Rejection,
+};
+use remote::Remote;
+
+pub use link::{InvalidRedisUrl, Redis};
+pub use script::StoreErrorKind;
+
+/// What becomes of calls while Redis is away, or does not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenAway {
+    /// They are admitted: `open`. For quotas that are about fairness.
+    Open,
+    /// They are rejected as `store_error` (503, gRPC 14): `closed`. For quotas that guard something.
+    Closed,
+    /// They are held to this replica's share of the quota, which it has kept account of all the time: `local`.
+    Local {
+        /// How many replicas there are.
+        replicas: NonZeroU32,
+    },
+}
+
+impl WhenAway {
+    /// The name in `x-plimsoll-degraded` and log lines.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Local { .. } => "local",
+        }
+    }
+}
+
+impl RateLimitLayer {
+    /// Decides in Redis, so that all replicas with a limit of this name hold each caller to one quota. Configure the rest
+    /// first.
+    ///
+    /// A decision is one round trip of one script, by Redis's own clock. A response that was decided without Redis bears
+    /// `x-plimsoll-degraded: open`, `closed` or `local`.
+    pub fn in_redis(self, redis: Redis, when_away: WhenAway) -> RedisRateLimitLayer {
+        let mut settings: Settings = self.shared.settings.clone();
+        if let WhenAway::Local { replicas } = when_away {
+            settings.replicas = replicas;
+        }
+        let shared = Arc::new(Shared::new(settings, clock::now()));
+        let remote = Arc::new(Remote::new(shared, redis, when_away));
+        RedisRateLimitLayer { remote }
+    }
+}
+
+/// A [`RateLimitLayer`] whose quotas hold for many replicas together. Clones share all.
+#[derive(Clone)]
+pub struct RedisRateLimitLayer {
+    remote: Arc<Remote>,
+}
+
+impl RedisRateLimitLayer {
+    /// Counts, callers, and changes while it runs; of this replica. Its keys are those that the local share is about.
+    pub fn handle(&self) -> RateLimitHandle {
+        RateLimitHandle::new(Arc::clone(&self.remote.shared))
+    }
+}
+
+impl fmt::Debug for RedisRateLimitLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.remote.fmt(f)
+    }
+}
+
+impl<S> Layer<S> for RedisRateLimitLayer {
+    type Service = RedisRateLimit<S>;
+
+    fn layer(&self, inner: S) -> RedisRateLimit<S> {
+        RedisRateLimit {
+            inner,
+            remote: Arc::clone(&self.remote),
+        }
+    }
+}
+
+/// Service of [`RedisRateLimitLayer`].
+#[derive(Clone)]
+pub struct RedisRateLimit<S> {
+    inner: S,
+    remote: Arc<Remote>,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RedisRateLimit<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    S::Error: fmt::Display + 'static,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<ResBody, Admission>>;
+    type Error = S::Error;
+    type Future = RedisFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let scope = Scope::open(&mut request);
+        // The instance that was asked whether it is ready is the one that is called.
+        let clone = self.inner.clone();
+        let service = std::mem::replace(&mut self.inner, clone);
+        let decision = Remote::decide(&self.remote, &Call::of(&request));
+        RedisFuture::Deciding {
+            decision,
+            waiting: Some(Waiting {
+                service,
+                request,
+                scope,
+            }),
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for RedisRateLimit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRateLimit")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+type Deciding = Pin<Box<dyn Future<Output = (Admission, Option<Rejection>)> + Send>>;
+
+/// A call that waits for its decision.
+struct Waiting<S, B> {
+    service: S,
+    request: Request<B>,
+    scope: Scope,
+}
+
+pin_project! {
+    /// Asks, then calls or rejects.
+    #[project = RedisFutureProjection]
+    #[must_use = "futures do nothing unless polled"]
+    pub enum RedisFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        /// Redis is asked.
+        Deciding {
+            decision: Deciding,
+            waiting: Option<Waiting<S, B>>,
+        },
+        /// The service is called, or it was rejected.
+        Decided {
+            #[pin]
+            future: ResponseFuture<S::Future, Admission>,
+        },
+    }
+}
+
+impl<S, B, ResBody> Future for RedisFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+    S::Error: fmt::Display + 'static,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Output = Result<Response<ResponseBody<ResBody, Admission>>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                RedisFutureProjection::Decided { future } => return future.poll(context),
+                RedisFutureProjection::Deciding { decision, waiting } => {
+                    let waits = waiting.as_mut().expect("it waits until it is decided");
+                    let entered = waits.scope.enter();
+                    let (admission, rejection) = ready!(decision.as_mut().poll(context));
+                    drop(entered);
+                    let Waiting {
+                        mut service,
+                        request,
+                        scope,
+                    } = waiting.take().expect("it waits until it is decided");
+                    match rejection {
+                        None => ResponseFuture::call(&mut service, request, admission, scope),
+                        Some(no) => ResponseFuture::reject(no, &request, admission, scope),
+                    }
+                }
+            };
+            self.set(Self::Decided { future });
+        }
+    }
+}
+
+impl<S: Service<Request<B>>, B> fmt::Debug for RedisFuture<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deciding { .. } => "RedisFuture::Deciding",
+            Self::Decided { .. } => "RedisFuture::Decided",
+        })
+    }
+}
