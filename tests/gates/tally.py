@@ -1,9 +1,9 @@
 """Counts what ran: every suite of suites.txt must have run at least so many tests, and none may have been skipped.
 
-    tally.py SUITES RUST_REPORT DOC_LOG PYTEST_REPORT
+    tally.py [--update] SUITES RUST_REPORT DOC_LOG PYTEST_REPORT
 
 RUST_REPORT is the JUnit file of cargo-nextest or, where that is not installed, the output of `cargo test`.
-Prints one line per suite, then `passed=N failed=N`; exits 1 where a suite is missing, too small, unknown, skipped or failed.
+`--update` writes SUITES anew from what ran. Prints one line per suite, then `passed=N failed=N`; exits 1 where a suite is missing, too small, unknown, skipped or failed.
 """
 
 import re
@@ -70,7 +70,14 @@ def expected(path):
             yield name, int(least)
 
 
-def main(suites, rust, doc, python):
+def update(path, counts):
+    """Suites of the library first, those of the black box last."""
+    head = [line for line in Path(path).read_text().splitlines() if line.startswith("#")]
+    names = sorted(counts, key=lambda name: (not name.startswith("plimsoll"), name.startswith("blackbox"), name))
+    Path(path).write_text("\n".join(head + [f"{counts[name].passed:>3} {name}" for name in names]) + "\n")
+
+
+def main(suites, rust, doc, python, updating=False):
     counts = defaultdict(Count)
     faults = []
     for read, path in ((of_nextest if rust.endswith(".xml") else of_cargo_test, rust), (of_cargo_test, doc), (of_pytest, python)):
@@ -78,6 +85,8 @@ def main(suites, rust, doc, python):
             read(path, counts)
         except (OSError, xml.ParseError) as error:
             faults.append(f"no report to read: {error}")
+    if updating and not faults:
+        update(suites, counts)
     wanted = dict(expected(suites))
     for name in sorted(wanted.keys() | counts.keys()):
         count = counts[name]
@@ -98,4 +107,5 @@ def main(suites, rust, doc, python):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    words = sys.argv[1:]
+    main(*(word for word in words if word != "--update"), updating="--update" in words)
