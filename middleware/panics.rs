@@ -246,6 +246,9 @@ fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
         if let Some(first) = keep(facts) {
             first.write_line(Fate::CaughtInside);
         }
+        if !is_heard() {
+            previous(info);
+        }
         return;
     }
     let writes_all = WRITES_ALL.load(Ordering::Relaxed);
@@ -262,9 +265,14 @@ fn on_panic(info: &PanicHookInfo<'_>, previous: &dyn Fn(&PanicHookInfo<'_>)) {
     if fatal {
         last_words();
     }
-    if !writes_all {
+    if !(writes_all && is_heard()) {
         previous(info);
     }
+}
+
+/// Whether anybody takes the line of a panic. Else the hook that was there before tells of it.
+fn is_heard() -> bool {
+    tracing::enabled!(target: "plimsoll::panic", tracing::Level::ERROR)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::queue::{Append, Queue, Signal};
 use super::setup::SetupError;
 use crate::panics;
 
-/// What a queue holds by default, 8 MiB: more than a minute of 500 access lines a second.
+/// What a queue holds by default, 8 MiB: half a minute of 500 access lines a second.
 pub const DEFAULT_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 /// What happens to a line for which the queue has no room.

@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Witness {
     protocol: Protocol,
     intake: Option<Arc<Intake>>,
+    /// Whether the request has a body of a type that cannot be watched.
+    is_unwatched: bool,
     head: Option<Head>,
     keeps_texts: bool,
 }
@@ -49,6 +51,7 @@ impl Witness {
         Self {
             protocol,
             intake: None,
+            is_unwatched: false,
             head: None,
             keeps_texts: false,
         }
@@ -73,6 +76,7 @@ impl Witness {
         if let Some(intake) = &intake {
             scope.update(|frame| frame.set_intake(Arc::clone(intake)));
         }
+        self.is_unwatched = intake.is_none();
         self.intake = intake;
         Request::from_parts(head, body)
     }
@@ -88,9 +92,10 @@ impl Witness {
         self.head.as_ref()
     }
 
-    /// Bytes of the request's body that were read.
-    pub(crate) fn bytes_in(&self) -> u64 {
-        self.intake.as_ref().map_or(0, |intake| intake.bytes())
+    /// Bytes of the request's body that were read; `None` for a body that cannot be watched.
+    pub(crate) fn bytes_in(&self) -> Option<u64> {
+        let read = self.intake.as_ref().map_or(0, |intake| intake.bytes());
+        (!self.is_unwatched).then_some(read)
     }
 
     #[inline]
