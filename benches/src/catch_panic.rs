@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
         Subject::service(CatchPanicLayer::new().layer(service()), Traffic::menu())
     }),
     Case::ours("catch_panic/panicking", BARE_ROUTER, || {
+        silence_panics();
         let router = router().layer(CatchPanicLayer::new());
         Subject::service(router.with_state(()), Traffic::menu().panicking())
     }),
