@@ -35,6 +35,8 @@ mod guide;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;
+#[cfg(feature = "health")]
+pub mod ops;
 pub mod outcome;
 mod panics;
 pub mod protocol;

@@ -6,10 +6,8 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     context::REQUEST_DEADLINE,
-    protocol::{GrpcTimeout, InvalidGrpcTimeout, Protocol},
+    protocol::{GRPC_TIMEOUT, GrpcTimeout, InvalidGrpcTimeout, Protocol},
 };
-
-pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The time that the caller still waits, the least that its headers say. A call of HTTP has no `grpc-timeout`, and the
 /// header of HTTP is read only where the peer is trusted.
