@@ -82,7 +82,7 @@ pub(crate) async fn run(
     telemetry: &Telemetry,
     log: &Writer,
 ) -> Result<(), Error> {
-    let incoming = layers::incoming(telemetry, log);
+    let incoming = layers::incoming(settings, telemetry, log);
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());

@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::Uri;
+use plimsoll::caller::TrustedProxies;
 
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
@@ -17,16 +19,12 @@ const NOT_SUPPORTED_YET: &[&str] = &[
     "TB_RATE",
     "TB_BURST",
     "TB_KEY_CAP",
-    "TB_TRUSTED",
     "TB_REDIS",
     "TB_REDIS_POLICY",
     "TB_REDIS_MS",
     "TB_HEADER_MS",
-    "TB_BODY_MIN_BPS",
     "TB_WRITE_MS",
-    "TB_BODY_MAX",
     "TB_MAX_CONNS",
-    "TB_TIMEOUT_MS",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -53,6 +51,14 @@ pub(crate) struct Settings {
     pub(crate) log: LogTo,
     /// `TB_UPSTREAM`: whom `/up/{path}` calls, `http://host:port`. Default none.
     pub(crate) upstream: Option<Uri>,
+    /// `TB_TIMEOUT_MS`: how long a call may take, to its last byte. Default as long as it likes.
+    pub(crate) timeout: Option<Duration>,
+    /// `TB_BODY_MIN_BPS`: the least rate of a request's body, after a second. Default that of the layer.
+    pub(crate) body_min_bps: Option<NonZeroU32>,
+    /// `TB_BODY_MAX`: the most bytes of a request's body. Default 16 MiB.
+    pub(crate) body_max: u64,
+    /// `TB_TRUSTED`: peers whose `x-request-deadline` is kept, as in `10.0.0.0/8, ::1`. Default nobody.
+    pub(crate) trusted: TrustedProxies,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
 }
@@ -89,6 +95,10 @@ impl Default for Settings {
             admin: any,
             log: LogTo::Stderr,
             upstream: None,
+            timeout: None,
+            body_min_bps: None,
+            body_max: 16 * 1024 * 1024,
+            trusted: TrustedProxies::default(),
             drain: Duration::from_secs(5),
         }
     }
@@ -127,6 +137,15 @@ impl Settings {
             "TB_ADMIN" => self.admin = parse(name, value, "an address as in 127.0.0.1:8080")?,
             "TB_LOG" => self.log = parse(name, value, "stdout, stderr or a file")?,
             "TB_UPSTREAM" => self.upstream = Some(upstream(name, value)?),
+            "TB_TIMEOUT_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_BODY_MIN_BPS" => {
+                self.body_min_bps = Some(parse(name, value, "bytes per second, above 0")?);
+            }
+            "TB_BODY_MAX" => self.body_max = parse(name, value, "a number of bytes")?,
+            "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
             }
@@ -198,11 +217,19 @@ mod tests {
             ("TB_ADMIN", "127.0.0.1:3"),
             ("TB_LOG", "/tmp/log"),
             ("TB_UPSTREAM", "http://127.0.0.1:4"),
+            ("TB_TIMEOUT_MS", "300"),
+            ("TB_BODY_MIN_BPS", "1000"),
+            ("TB_BODY_MAX", "4096"),
+            ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
         ])
         .expect("all of these are supported");
         assert!(!settings.any_port());
         assert_eq!(settings.log, LogTo::File("/tmp/log".into()));
+        assert_eq!(settings.timeout, Some(Duration::from_millis(300)));
+        assert_eq!(settings.body_min_bps.map(NonZeroU32::get), Some(1_000));
+        assert_eq!(settings.body_max, 4_096);
+        assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
     }
 
@@ -223,6 +250,8 @@ mod tests {
                 "http://a/b",
                 "TB_UPSTREAM=http://a/b: expected",
             ),
+            ("TB_BODY_MIN_BPS", "0", "TB_BODY_MIN_BPS=0: expected bytes"),
+            ("TB_TRUSTED", "all", "TB_TRUSTED=all: expected networks"),
             ("TB_DRAIN_MS", "-1", "TB_DRAIN_MS=-1: expected a number"),
         ] {
             let error = read(&[(name, value)]).expect_err(name);
