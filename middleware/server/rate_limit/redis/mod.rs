@@ -19,14 +19,14 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Admission, RateLimitHandle, RateLimitLayer, settings::Settings, shared::Shared};
-use crate::{
-    caller::Call,
-    clock,
-    context::Scope,
-    observe::{BoxError, ResponseBody, ResponseFuture},
-    rejection::Rejection,
+use super::{
+    RateLimitHandle, RateLimitLayer,
+    admission::Admission,
+    response::{ResponseBody, ResponseFuture},
+    settings::Settings,
+    shared::Shared,
 };
+use crate::{caller::Call, clock, rejection::Rejection};
 use remote::Remote;
 
 pub use link::{InvalidRedisUrl, Redis};
@@ -84,7 +84,9 @@ pub struct RedisRateLimitLayer {
 impl RedisRateLimitLayer {
     /// Counts, callers, and changes while it runs; of this replica. Its keys are those that the local share is about.
     pub fn handle(&self) -> RateLimitHandle {
-        RateLimitHandle::new(Arc::clone(&self.remote.shared))
+        let mut handle = RateLimitHandle::new(Arc::clone(&self.remote.shared));
+        handle.store = Some(Arc::clone(&self.remote) as _);
+        handle
     }
 }
 
@@ -115,11 +117,9 @@ pub struct RedisRateLimit<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RedisRateLimit<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    S::Error: fmt::Display + 'static,
     ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
 {
-    type Response = Response<ResponseBody<ResBody, Admission>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
     type Future = RedisFuture<S, ReqBody>;
 
@@ -127,19 +127,14 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let scope = Scope::open(&mut request);
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         // The instance that was asked whether it is ready is the one that is called.
         let clone = self.inner.clone();
         let service = std::mem::replace(&mut self.inner, clone);
         let decision = Remote::decide(&self.remote, &Call::of(&request));
         RedisFuture::Deciding {
             decision,
-            waiting: Some(Waiting {
-                service,
-                request,
-                scope,
-            }),
+            waiting: Some(Waiting { service, request }),
         }
     }
 }
@@ -158,7 +153,6 @@ type Deciding = Pin<Box<dyn Future<Output = (Admission, Option<Rejection>)> + Se
 struct Waiting<S, B> {
     service: S,
     request: Request<B>,
-    scope: Scope,
 }
 
 pin_project! {
@@ -177,7 +171,7 @@ pin_project! {
         /// The service is called, or it was rejected.
         Decided {
             #[pin]
-            future: ResponseFuture<S::Future, Admission>,
+            future: ResponseFuture<S::Future>,
         },
     }
 }
@@ -185,29 +179,22 @@ pin_project! {
 impl<S, B, ResBody> Future for RedisFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
-    S::Error: fmt::Display + 'static,
-    ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<ResBody, Admission>>, S::Error>;
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let future = match self.as_mut().project() {
                 RedisFutureProjection::Decided { future } => return future.poll(context),
                 RedisFutureProjection::Deciding { decision, waiting } => {
-                    let waits = waiting.as_mut().expect("it waits until it is decided");
-                    let entered = waits.scope.enter();
                     let (admission, rejection) = ready!(decision.as_mut().poll(context));
-                    drop(entered);
                     let Waiting {
                         mut service,
                         request,
-                        scope,
                     } = waiting.take().expect("it waits until it is decided");
                     match rejection {
-                        None => ResponseFuture::call(&mut service, request, admission, scope),
-                        Some(no) => ResponseFuture::reject(no, &request, admission, scope),
+                        None => ResponseFuture::call(service.call(request), admission),
+                        Some(no) => ResponseFuture::reject(no, &request, admission),
                     }
                 }
             };

@@ -3,7 +3,7 @@ use std::{fmt, future::ready, sync::Arc, time::Duration};
 use super::{
     Deciding, WhenAway,
     link::{Redis, jittered},
-    script::{self, Question, StoreErrorKind},
+    script::{self, ErrorCounts, Question, StoreErrorKind},
 };
 use crate::{
     caller::Call,
@@ -11,7 +11,9 @@ use crate::{
     rejection::{Reason, Rejection, RetryHint},
     server::rate_limit::{
         LAYER,
-        admission::{Admission, Charge, Told},
+        admission::{Admission, Charge},
+        gauges::StoreErrors,
+        gcra::{Nanos, Times},
         settings::Answer,
         shared::{Shared, rejection},
         store::{Ask, Decision},
@@ -30,6 +32,7 @@ pub(super) struct Remote {
     redis: Redis,
     when_away: WhenAway,
     digest: script::Shared,
+    errors: ErrorCounts,
 }
 
 /// A call, once its key, tier and weight are known.
@@ -47,13 +50,15 @@ impl Remote {
             redis,
             when_away,
             digest: script::Shared { name },
+            errors: ErrorCounts::default(),
         }
     }
 
     /// What becomes of a call, and what its caller is told.
     pub(super) fn decide(this: &Arc<Self>, call: &Call<'_>) -> Deciding {
         let shared = &this.shared;
-        let known = shared.ask(call).and_then(|ask| {
+        let now = shared.memory.nanos(clock::now());
+        let known = shared.ask(call, now).and_then(|ask| {
             let who = shared.settings.key.identify(call, &this.digest)?;
             let tier = shared.memory.whole_tier(ask.tier);
             Some(Known {
@@ -63,7 +68,7 @@ impl Remote {
             })
         });
         let Some(known) = known else {
-            let rejection = shared.missing_key(clock::now());
+            let rejection = shared.missing_key(now);
             return Box::pin(ready((Admission::default(), rejection)));
         };
         let this = Arc::clone(this);
@@ -80,6 +85,7 @@ impl Remote {
             {
                 Ok(reply) => (self.follow(&known, reply.verdict, reply.owed), None),
                 Err(kind) => {
+                    self.errors.count(kind);
                     note(self.when_away, kind);
                     self.shared.memory.degraded(&known.ask);
                     match self.without_redis(&known) {
@@ -89,17 +95,21 @@ impl Remote {
                 }
             },
         };
-        let shared = &self.shared;
-        let now = shared.memory.nanos(clock::now());
-        shared.report(decision.verdict.is_err(), now);
-        let rejection = rejection(&decision, known.ask.dry_run);
-        let told = Told::of(decision, known.ask.tell, shared.settings.headers);
-        let charged = shared.settings.charge.is_some() && rejection.is_none();
-        let charge = charged.then(|| {
+        let (shared, now) = (&self.shared, self.now());
+        shared.note(&decision, now);
+        let rejection = rejection(decision.refused, known.ask.dry_run);
+        let mut admission = shared.told(decision, now);
+        admission.degraded = degraded;
+        if shared.settings.charge.is_some() && rejection.is_none() {
             let this = Arc::clone(&self);
-            Charge::new(move |answer| this.charge(&known, &answer))
-        });
-        (Admission::new(told, charge).degraded(degraded), rejection)
+            let charge = Charge::new(move |answer| this.charge(&known, &answer));
+            admission.charge = Some(Box::new(charge));
+        }
+        (admission, rejection)
+    }
+
+    fn now(&self) -> Nanos {
+        self.shared.memory.nanos(clock::now())
     }
 
     /// What needs no look at what was spent.
@@ -116,24 +126,26 @@ impl Remote {
         Some(Err(Refusal { quota, wait: None }))
     }
 
-    fn follow(&self, known: &Known, verdict: Result<(), Refusal>, owed: [u64; 4]) -> Decision {
-        self.shared
-            .memory
-            .follow(&known.ask, verdict.is_ok(), clock::now());
+    fn follow(&self, known: &Known, verdict: Result<(), Refusal>, owed: Times) -> Decision {
+        let now = self.now();
+        self.shared.memory.follow(&known.ask, verdict.is_ok(), now);
+        let tell = known.ask.tell;
         Decision {
-            verdict,
-            tier: Some(Arc::clone(&known.tier)),
-            times: owed,
-            now: 0,
+            refused: verdict.err().map(|refusal| known.tier.refused(refusal)),
+            told: tell.then(|| {
+                let times = owed.map(|owed| now.saturating_add(owed));
+                (Arc::clone(&known.tier), times)
+            }),
+            overflowed: false,
         }
     }
 
     /// `None`: rejected, whoever it is.
     fn without_redis(&self, known: &Known) -> Option<Decision> {
         match self.when_away {
-            _ if known.ask.dry_run => Some(Decision::unasked()),
-            WhenAway::Open => Some(Decision::unasked()),
-            WhenAway::Local { .. } => Some(self.shared.memory.decide(&known.ask, clock::now())),
+            _ if known.ask.dry_run => Some(Decision::default()),
+            WhenAway::Open => Some(Decision::default()),
+            WhenAway::Local { .. } => Some(self.shared.memory.decide(&known.ask, self.now())),
             WhenAway::Closed => None,
         }
     }
@@ -141,7 +153,10 @@ impl Remote {
     fn closed(&self) -> (Admission, Option<Rejection>) {
         let hint = RetryHint::After(jittered(COME_AGAIN));
         let rejection = Rejection::new(Reason::StoreError, LAYER).with_retry(hint);
-        let admission = Admission::default().degraded(Some(self.when_away.label()));
+        let admission = Admission {
+            degraded: Some(self.when_away.label()),
+            ..Admission::default()
+        };
         (admission, Some(rejection))
     }
 
@@ -159,6 +174,14 @@ impl Remote {
         drop(task::spawn("rate_limit_charge", async move {
             redis.ask(&question).await.is_ok()
         }));
+    }
+}
+
+impl StoreErrors for Remote {
+    fn tell(&self, tell: &mut dyn FnMut(&'static str, &'static str, &'static str, u64)) {
+        for (kind, errors) in self.errors.counts() {
+            tell("redis", self.when_away.label(), kind.label(), errors);
+        }
     }
 }
 

@@ -1,6 +1,13 @@
 //! What is asked of Redis, and what its answers mean.
 
-use std::{hash::Hasher, sync::LazyLock, time::Duration};
+use std::{
+    hash::Hasher,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Cmd, RedisError, Script, ServerErrorKind, Value};
 use sha2::{Digest as _, Sha256};
@@ -239,6 +246,30 @@ impl StoreErrorKind {
     /// Whether it says something of one caller only, and not of the store.
     pub(super) fn is_of_one_key(self) -> bool {
         matches!(self, Self::WrongType | Self::Away | Self::Busy)
+    }
+}
+
+/// How often there was an error of each kind.
+#[derive(Debug)]
+pub(super) struct ErrorCounts([AtomicU64; StoreErrorKind::ALL.len()]);
+
+impl ErrorCounts {
+    pub(super) fn count(&self, kind: StoreErrorKind) {
+        let place = StoreErrorKind::ALL.iter().position(|known| *known == kind);
+        if let Some(count) = place.and_then(|place| self.0.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (StoreErrorKind, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        StoreErrorKind::ALL.iter().copied().zip(counts)
+    }
+}
+
+impl Default for ErrorCounts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; StoreErrorKind::ALL.len()])
     }
 }
 

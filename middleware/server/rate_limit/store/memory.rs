@@ -3,10 +3,7 @@
 use std::{
     hash::RandomState,
     num::NonZeroUsize,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -17,7 +14,7 @@ use crate::{
         gcra::{Nanos, Times, nanos},
         offenders::{Offender, Sketch},
         quota::MAX_QUOTAS,
-        tier::{Refusal, Tier},
+        tier::{Refused, Tier},
     },
 };
 
@@ -34,7 +31,6 @@ pub(in crate::server::rate_limit) struct Memory {
     seats: Seats,
     /// What those share who find no room.
     overflow: Mutex<Times>,
-    overflowed: AtomicU64,
     seed: RandomState,
     epoch: Instant,
 }
@@ -63,25 +59,15 @@ pub(in crate::server::rate_limit) struct Ask {
 }
 
 /// What a store says.
-#[derive(Debug)]
+/// By default admitted, without a look.
+#[derive(Debug, Default)]
 pub(in crate::server::rate_limit) struct Decision {
-    pub(in crate::server::rate_limit) verdict: Result<(), Refusal>,
-    /// The tier in force, where it was asked for or is needed to say why.
-    pub(in crate::server::rate_limit) tier: Option<Arc<Tier>>,
-    pub(in crate::server::rate_limit) times: Times,
-    pub(in crate::server::rate_limit) now: Nanos,
-}
-
-impl Decision {
-    /// Admitted, without a look.
-    pub(in crate::server::rate_limit) fn unasked() -> Self {
-        Self {
-            verdict: Ok(()),
-            tier: None,
-            times: Times::default(),
-            now: 0,
-        }
-    }
+    /// `None`: admitted.
+    pub(in crate::server::rate_limit) refused: Option<Refused>,
+    /// The tier in force and how the caller stands, where that is told.
+    pub(in crate::server::rate_limit) told: Option<(Arc<Tier>, Times)>,
+    /// Whether there was no room for its key.
+    pub(in crate::server::rate_limit) overflowed: bool,
 }
 
 /// How often a policy said what.
@@ -113,7 +99,6 @@ impl Memory {
             shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
             seats: Seats::new(max_keys.get()),
             overflow: Mutex::default(),
-            overflowed: AtomicU64::new(0),
             seed: RandomState::new(),
             epoch,
         }
@@ -129,8 +114,7 @@ impl Memory {
     }
 
     #[inline]
-    pub(in crate::server::rate_limit) fn decide(&self, ask: &Ask, now: Instant) -> Decision {
-        let now = self.nanos(now);
+    pub(in crate::server::rate_limit) fn decide(&self, ask: &Ask, now: Nanos) -> Decision {
         let hash = ask.who.hash.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
@@ -138,31 +122,36 @@ impl Memory {
         let slot = shard.table.find(hash);
         let mut times = slot.map_or_else(Times::default, |slot| shard.table.times(slot));
         let mut verdict = tier.spend(&mut times, ask.weight, now);
+        let mut overflowed = false;
         if verdict.is_ok() && ask.weight > 0 {
             let slot = slot.or_else(|| shard.table.make_room(hash, now, &self.seats));
             match slot {
                 Some(slot) => shard.table.set_times(slot, &times),
                 None => {
-                    self.overflowed.fetch_add(1, Ordering::Relaxed);
+                    overflowed = true;
                     let mut shared = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
                     verdict = tier.spend(&mut shared, ask.weight, now);
                     times = *shared;
                 }
             }
         }
-        let tier = (ask.tell || verdict.is_err()).then(|| Arc::clone(tier));
-        count(&mut shard.tallies, &mut shard.sketch, ask, verdict.is_ok());
+        let refused = verdict.err().map(|refusal| tier.refused(refusal));
+        let told = ask.tell.then(|| (Arc::clone(tier), times));
+        count(
+            &mut shard.tallies,
+            &mut shard.sketch,
+            ask,
+            refused.is_none(),
+        );
         Decision {
-            verdict,
-            tier,
-            times,
-            now,
+            refused,
+            told,
+            overflowed,
         }
     }
 
     /// Counts what another store decided, and spends here what it admitted, so that this one is warm when it must decide.
-    pub(in crate::server::rate_limit) fn follow(&self, ask: &Ask, admitted: bool, now: Instant) {
-        let now = self.nanos(now);
+    pub(in crate::server::rate_limit) fn follow(&self, ask: &Ask, admitted: bool, now: Nanos) {
         let hash = ask.who.hash.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
@@ -246,11 +235,6 @@ impl Memory {
             }
         }
         self.seats.taken()
-    }
-
-    /// Calls that found no room for their key.
-    pub(in crate::server::rate_limit) fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// What each tier said so far.
