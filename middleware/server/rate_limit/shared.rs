@@ -56,12 +56,32 @@ impl Shared {
         let Some(ask) = this.ask(call, now) else {
             return (Admission::default(), this.missing_key(now));
         };
-        let decision = this.memory.decide(&ask, now);
-        this.note(&decision, now);
-        let rejection = rejection(decision.refused, ask.dry_run);
+        let (address, mut overflowed) = (|| this.settings.key.address(call), false);
+        let decision = this.memory.decide(&ask, now, address, &mut overflowed);
+        if overflowed {
+            this.no_room(now);
+        }
+        if matches!(decision, Decision::Admitted) && this.settings.charge.is_none() {
+            this.report(false, now);
+            return (Admission::default(), None);
+        }
+        Self::settle(this, &ask, decision, now)
+    }
+
+    /// What more there is to do for a call that was decided.
+    #[inline(never)]
+    fn settle(
+        this: &Arc<Self>,
+        ask: &Ask,
+        decision: Decision,
+        now: Nanos,
+    ) -> (Admission, Option<Rejection>) {
+        let refused = decision.refused();
+        this.report(refused.is_some(), now);
+        let rejection = rejection(refused, ask.dry_run);
         let mut admission = this.told(decision, now);
         if this.settings.charge.is_some() && rejection.is_none() {
-            admission.charge = Some(Self::charge(this, &ask));
+            admission.charge = Some(Self::charge(this, ask));
         }
         (admission, rejection)
     }
@@ -83,32 +103,32 @@ impl Shared {
     /// What the caller is told of a decision.
     #[inline]
     pub(super) fn told(&self, decision: Decision, now: Nanos) -> Admission {
-        let told = decision.told.map(|(tier, times)| Told {
-            tier,
-            times,
-            now,
-            headers: self.settings.headers,
-        });
+        let told = match decision {
+            Decision::Admitted | Decision::Refused(_) => None,
+            Decision::Told { tier, times, .. } => Some(Told {
+                tier,
+                times,
+                now,
+                headers: self.settings.headers,
+            }),
+        };
         Admission {
             told,
             ..Admission::default()
         }
     }
 
-    /// Counts what went wrong, and writes a line about rejections if it is time for one.
+    /// Writes a line about rejections, if it is time for one.
     #[inline]
-    pub(super) fn note(&self, decision: &Decision, now: Nanos) {
-        if decision.overflowed {
-            self.no_room(now);
-        }
-        if self.rejections.due(decision.refused.is_some(), now) == Due::Line {
+    pub(super) fn report(&self, rejects: bool, now: Nanos) {
+        if self.rejections.due(rejects, now) == Due::Line {
             self.tell_rejections();
         }
     }
 
     #[cold]
     fn charge(this: &Arc<Self>, ask: &Ask) -> Box<Charge> {
-        let (this, hash, tier) = (Arc::clone(this), ask.who.hash, ask.tier);
+        let (this, hash, tier) = (Arc::clone(this), ask.who, ask.tier);
         Box::new(Charge::new(move |answer| {
             if let Some(weight) = this.settings.charge_of(&answer) {
                 this.memory.charge(hash, tier, weight, clock::now());
@@ -137,7 +157,7 @@ impl Shared {
 
     /// Counts a call for whose key there was no room.
     #[cold]
-    fn no_room(&self, now: Nanos) {
+    pub(super) fn no_room(&self, now: Nanos) {
         if let Some(calls) = self.faults.no_room.count(now) {
             self.tell_no_room(calls);
         }

@@ -1,4 +1,4 @@
-use std::{fmt, future::ready, sync::Arc, time::Duration};
+use std::{fmt, future::ready, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     Deciding, WhenAway,
@@ -38,6 +38,7 @@ pub(super) struct Remote {
 /// A call, once its key, tier and weight are known.
 struct Known {
     ask: Ask,
+    address: Option<IpAddr>,
     who: script::Who,
     tier: Arc<Tier>,
 }
@@ -63,7 +64,8 @@ impl Remote {
             let tier = shared.memory.whole_tier(ask.tier);
             Some(Known {
                 ask,
-                who: who.hash,
+                address: shared.settings.key.address(call),
+                who,
                 tier,
             })
         });
@@ -96,8 +98,9 @@ impl Remote {
             },
         };
         let (shared, now) = (&self.shared, self.now());
-        shared.note(&decision, now);
-        let rejection = rejection(decision.refused, known.ask.dry_run);
+        let refused = decision.refused();
+        shared.report(refused.is_some(), now);
+        let rejection = rejection(refused, known.ask.dry_run);
         let mut admission = shared.told(decision, now);
         admission.degraded = degraded;
         if shared.settings.charge.is_some() && rejection.is_none() {
@@ -128,26 +131,39 @@ impl Remote {
 
     fn follow(&self, known: &Known, verdict: Result<(), Refusal>, owed: Times) -> Decision {
         let now = self.now();
-        self.shared.memory.follow(&known.ask, verdict.is_ok(), now);
-        let tell = known.ask.tell;
-        Decision {
-            refused: verdict.err().map(|refusal| known.tier.refused(refusal)),
-            told: tell.then(|| {
-                let times = owed.map(|owed| now.saturating_add(owed));
-                (Arc::clone(&known.tier), times)
-            }),
-            overflowed: false,
+        let memory = &self.shared.memory;
+        memory.follow(&known.ask, verdict.is_ok(), now, known.address);
+        let refused = verdict.err().map(|refusal| known.tier.refused(refusal));
+        match refused {
+            _ if known.ask.tell => Decision::Told {
+                refused,
+                tier: Arc::clone(&known.tier),
+                times: owed.map(|owed| now.saturating_add(owed)),
+            },
+            Some(refused) => Decision::Refused(refused),
+            None => Decision::Admitted,
         }
     }
 
     /// `None`: rejected, whoever it is.
     fn without_redis(&self, known: &Known) -> Option<Decision> {
         match self.when_away {
-            _ if known.ask.dry_run => Some(Decision::default()),
-            WhenAway::Open => Some(Decision::default()),
-            WhenAway::Local { .. } => Some(self.shared.memory.decide(&known.ask, self.now())),
+            _ if known.ask.dry_run => Some(Decision::Admitted),
+            WhenAway::Open => Some(Decision::Admitted),
+            WhenAway::Local { .. } => Some(self.alone(known)),
             WhenAway::Closed => None,
         }
+    }
+
+    /// Decided by this replica's share.
+    fn alone(&self, known: &Known) -> Decision {
+        let (now, mut overflowed) = (self.now(), false);
+        let memory = &self.shared.memory;
+        let decision = memory.decide(&known.ask, now, || known.address, &mut overflowed);
+        if overflowed {
+            self.shared.no_room(now);
+        }
+        decision
     }
 
     fn closed(&self) -> (Admission, Option<Rejection>) {
@@ -166,7 +182,7 @@ impl Remote {
             return;
         };
         if !self.redis.is_there() {
-            let (hash, tier) = (known.ask.who.hash, known.ask.tier);
+            let (hash, tier) = (known.ask.who, known.ask.tier);
             self.shared.memory.charge(hash, tier, weight, clock::now());
         }
         let (redis, question) = (self.redis.clone(), known.question(weight, true));

@@ -2,20 +2,18 @@
 
 use std::{
     hash::RandomState,
+    net::IpAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use super::table::{Seats, Table, scale};
-use crate::{
-    caller::Identity,
-    server::rate_limit::{
-        gcra::{Nanos, Times, nanos},
-        offenders::{Offender, Sketch},
-        quota::MAX_QUOTAS,
-        tier::{Refused, Tier},
-    },
+use crate::server::rate_limit::{
+    gcra::{Nanos, Times, nanos},
+    offenders::{Offender, Sketch},
+    quota::MAX_QUOTAS,
+    tier::{Refused, Tier},
 };
 
 /// Keys of one shard; fewer shards than this many keys need make no sense.
@@ -48,7 +46,8 @@ struct Shard {
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server::rate_limit) struct Ask {
-    pub(in crate::server::rate_limit) who: Identity<u64>,
+    /// The hash of the caller's key.
+    pub(in crate::server::rate_limit) who: u64,
     /// The place of the tier.
     pub(in crate::server::rate_limit) tier: usize,
     pub(in crate::server::rate_limit) weight: u32,
@@ -59,15 +58,29 @@ pub(in crate::server::rate_limit) struct Ask {
 }
 
 /// What a store says.
-/// By default admitted, without a look.
-#[derive(Debug, Default)]
-pub(in crate::server::rate_limit) struct Decision {
-    /// `None`: admitted.
-    pub(in crate::server::rate_limit) refused: Option<Refused>,
-    /// The tier in force and how the caller stands, where that is told.
-    pub(in crate::server::rate_limit) told: Option<(Arc<Tier>, Times)>,
-    /// Whether there was no room for its key.
-    pub(in crate::server::rate_limit) overflowed: bool,
+#[derive(Debug)]
+pub(in crate::server::rate_limit) enum Decision {
+    /// Admitted, and nothing to be told.
+    Admitted,
+    /// Refused, if so, and nothing else to be told.
+    Refused(Refused),
+    /// The tier in force and how the caller stands, for whoever is told.
+    Told {
+        refused: Option<Refused>,
+        tier: Arc<Tier>,
+        times: Times,
+    },
+}
+
+impl Decision {
+    #[inline]
+    pub(in crate::server::rate_limit) fn refused(&self) -> Option<Refused> {
+        match self {
+            Self::Admitted => None,
+            Self::Refused(refused) => Some(*refused),
+            Self::Told { refused, .. } => *refused,
+        }
+    }
 }
 
 /// How often a policy said what.
@@ -109,53 +122,74 @@ impl Memory {
         &self.seed
     }
 
+    #[inline]
     pub(in crate::server::rate_limit) fn nanos(&self, now: Instant) -> Nanos {
         nanos(now.saturating_duration_since(self.epoch))
     }
 
+    /// Decides. The address of the caller is asked for where a refusal is noted; `overflowed` is set if there was no room
+    /// for its key.
     #[inline]
-    pub(in crate::server::rate_limit) fn decide(&self, ask: &Ask, now: Nanos) -> Decision {
-        let hash = ask.who.hash.max(1);
+    pub(in crate::server::rate_limit) fn decide(
+        &self,
+        ask: &Ask,
+        now: Nanos,
+        address: impl FnOnce() -> Option<IpAddr>,
+        overflowed: &mut bool,
+    ) -> Decision {
+        let hash = ask.who.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
         let tier = shard.tiers.get(ask.tier).expect("tiers are never removed");
         let slot = shard.table.find(hash);
         let mut times = slot.map_or_else(Times::default, |slot| shard.table.times(slot));
         let mut verdict = tier.spend(&mut times, ask.weight, now);
-        let mut overflowed = false;
         if verdict.is_ok() && ask.weight > 0 {
             let slot = slot.or_else(|| shard.table.make_room(hash, now, &self.seats));
             match slot {
                 Some(slot) => shard.table.set_times(slot, &times),
                 None => {
-                    overflowed = true;
+                    *overflowed = true;
                     let mut shared = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
                     verdict = tier.spend(&mut shared, ask.weight, now);
                     times = *shared;
                 }
             }
         }
-        let refused = verdict.err().map(|refusal| tier.refused(refusal));
-        let told = ask.tell.then(|| (Arc::clone(tier), times));
-        count(
-            &mut shard.tallies,
-            &mut shard.sketch,
-            ask,
-            refused.is_none(),
-        );
-        Decision {
-            refused,
-            told,
-            overflowed,
+        let refused = match verdict {
+            Ok(()) => None,
+            Err(refusal) => {
+                shard.sketch.note(ask.who, address);
+                Some(tier.refused(refusal))
+            }
+        };
+        count(&mut shard.tallies, ask, refused.is_none());
+        match refused {
+            _ if ask.tell => Decision::Told {
+                refused,
+                tier: Arc::clone(tier),
+                times,
+            },
+            Some(refused) => Decision::Refused(refused),
+            None => Decision::Admitted,
         }
     }
 
     /// Counts what another store decided, and spends here what it admitted, so that this one is warm when it must decide.
-    pub(in crate::server::rate_limit) fn follow(&self, ask: &Ask, admitted: bool, now: Nanos) {
-        let hash = ask.who.hash.max(1);
+    pub(in crate::server::rate_limit) fn follow(
+        &self,
+        ask: &Ask,
+        admitted: bool,
+        now: Nanos,
+        address: Option<IpAddr>,
+    ) {
+        let hash = ask.who.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
-        count(&mut shard.tallies, &mut shard.sketch, ask, admitted);
+        if !admitted {
+            shard.sketch.note(ask.who, || address);
+        }
+        count(&mut shard.tallies, ask, admitted);
         let Some(tier) = shard
             .tiers
             .get(ask.tier)
@@ -175,7 +209,7 @@ impl Memory {
 
     /// Counts a call that was decided without the store it belongs to.
     pub(in crate::server::rate_limit) fn degraded(&self, ask: &Ask) {
-        let mut shard = self.shard_of(ask.who.hash.max(1));
+        let mut shard = self.shard_of(ask.who.max(1));
         if let Some(tally) = shard.tallies.get_mut(ask.tier) {
             tally.degraded = tally.degraded.saturating_add(1);
         }
@@ -288,7 +322,8 @@ impl Memory {
     }
 }
 
-fn count(tallies: &mut [Tally], sketch: &mut Sketch, ask: &Ask, admitted: bool) {
+#[inline]
+fn count(tallies: &mut [Tally], ask: &Ask, admitted: bool) {
     if let Some(tally) = tallies.get_mut(ask.tier) {
         let count = match admitted {
             true => &mut tally.admitted,
@@ -297,12 +332,10 @@ fn count(tallies: &mut [Tally], sketch: &mut Sketch, ask: &Ask, admitted: bool) 
         };
         *count = count.saturating_add(1);
     }
-    if !admitted {
-        sketch.note(ask.who);
-    }
 }
 
 /// A panic while it is held is not to be had: what runs then neither calls out nor allocates more than a few bytes.
+#[inline]
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
