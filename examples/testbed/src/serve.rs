@@ -15,6 +15,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::limited::LimitError;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use crate::{admin, grpc, http, layers};
@@ -39,6 +40,8 @@ pub(crate) enum Error {
     Socket(#[from] io::Error),
     #[error("the export cannot be set up")]
     Telemetry(#[from] SetupError),
+    #[error(transparent)]
+    Limits(#[from] LimitError),
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -80,7 +83,8 @@ pub(crate) async fn run(
     telemetry: &Telemetry,
     log: &Writer,
 ) -> Result<(), Error> {
-    let incoming = layers::incoming(telemetry, log);
+    let limiters = settings.limits.layers()?;
+    let incoming = layers::incoming(telemetry, log, &limiters);
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
@@ -88,6 +92,7 @@ pub(crate) async fn run(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<grpc::Service>().await;
     let services = Routes::new(grpc::service(upstream.clone())).add_service(health_service);
+    let services = Routes::from(services.into_axum_router().merge(limiters.routes()));
 
     let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
     let http = axum::serve(
