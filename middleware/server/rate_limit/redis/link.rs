@@ -263,6 +263,7 @@ impl Link {
             who: 0,
             weight: 1,
             forced: true,
+            more: 0,
             paces: vec![Pace::new(
                 Duration::from_millis(1),
                 std::num::NonZeroU32::MIN,

@@ -80,6 +80,8 @@ pub(super) struct Question {
     pub(super) weight: u32,
     /// Spend, be there room or not.
     pub(super) forced: bool,
+    /// Take so much more, as far as there is room.
+    pub(super) more: u32,
     pub(super) paces: Vec<Pace>,
 }
 
@@ -94,6 +96,7 @@ impl Question {
         let script = if whole { TEXT } else { SCRIPT.get_hash() };
         command.arg(script).arg(1).arg(self.key());
         command.arg(self.weight).arg(u8::from(self.forced));
+        command.arg(self.more);
         for pace in &self.paces {
             command.arg(sixteenths(pace.interval)).arg(pace.burst);
         }
@@ -116,6 +119,8 @@ fn sixteenths(nanos: Nanos) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) verdict: Result<(), Refusal>,
+    /// How much more was taken.
+    pub(super) more: u32,
     /// How far ahead of now each quota is spent.
     pub(super) owed: Times,
 }
@@ -132,6 +137,7 @@ impl Reply {
         });
         let refused = usize::try_from(numbers.next()??).ok()?;
         let wait = Duration::from_nanos(nanos(numbers.next()??));
+        let more = u32::try_from(numbers.next()??).ok()?;
         let mut owed = Times::default();
         let mut read = 0_usize;
         for (place, number) in owed.iter_mut().zip(&mut numbers) {
@@ -148,7 +154,11 @@ impl Reply {
             }),
             None => Ok(()),
         };
-        Some(Self { verdict, owed })
+        Some(Self {
+            verdict,
+            more,
+            owed,
+        })
     }
 }
 
@@ -283,10 +293,11 @@ mod tests {
             |numbers: &[i64]| Value::Array(numbers.iter().copied().map(Value::Int).collect());
         let admitted = Reply {
             verdict: Ok(()),
+            more: 7,
             owed: [1_000_000, 62_500, 0, 0],
         };
         assert_eq!(
-            Reply::read(&ints(&[0, 0, 16_000, 1_000]), 2),
+            Reply::read(&ints(&[0, 0, 7, 16_000, 1_000]), 2),
             Some(admitted)
         );
         let refusal = Refusal {
@@ -295,16 +306,22 @@ mod tests {
         };
         let refused = Reply {
             verdict: Err(refusal),
+            more: 0,
             owed: [1_000_000, 62_500, 0, 0],
         };
-        assert_eq!(Reply::read(&ints(&[2, 1, 16_000, 1_000]), 2), Some(refused));
+        assert_eq!(
+            Reply::read(&ints(&[2, 1, 0, 16_000, 1_000]), 2),
+            Some(refused)
+        );
         for garbage in [
             ints(&[]),
-            ints(&[0, 0, 1]),
-            ints(&[0, 0, 1, 2, 3]),
-            ints(&[3, 1, 1, 1]),
-            ints(&[-1, 0, 1, 1]),
-            ints(&[0, 0, i64::MIN, 1]),
+            ints(&[0, 0, 0, 1]),
+            ints(&[0, 0, 0, 1, 2, 3]),
+            ints(&[3, 1, 0, 1, 1]),
+            ints(&[-1, 0, 0, 1, 1]),
+            ints(&[0, 0, -1, 1, 1]),
+            ints(&[0, 0, 1 << 40, 1, 1]),
+            ints(&[0, 0, 0, i64::MIN, 1]),
             Value::Nil,
             Value::Okay,
             Value::Int(1),
@@ -324,6 +341,7 @@ mod tests {
             who,
             weight: 1,
             forced: false,
+            more: 0,
             paces: Vec::new(),
         };
         let key = question.key();

@@ -215,11 +215,10 @@ impl Memory {
         }
     }
 
-    /// The policy of a tier as all replicas hold to it together.
-    pub(in crate::server::rate_limit) fn whole_tier(&self, tier: usize) -> Arc<Tier> {
-        let shard = self.shards.first().expect("there is one at least");
-        let shard = lock(shard);
-        let tier = shard.tiers.get(tier).expect("tiers are never removed");
+    /// The policy of a call's tier as all replicas hold to it together.
+    pub(in crate::server::rate_limit) fn whole_tier(&self, ask: &Ask) -> Arc<Tier> {
+        let shard = self.shard_of(ask.who.max(1));
+        let tier = shard.tiers.get(ask.tier).expect("tiers are never removed");
         tier.whole()
     }
 
