@@ -366,13 +366,6 @@ impl Scope {
         }
     }
 
-    /// The time, right after the scope was opened: the frame's own if this layer is the outermost.
-    #[inline]
-    pub(crate) fn just_opened(&mut self) -> Instant {
-        let own = self.frame.as_deref_mut();
-        own.map_or_else(clock::now, Frame::started)
-    }
-
     /// When the call began.
     #[inline]
     pub(crate) fn started(&mut self) -> Instant {
