@@ -245,18 +245,27 @@ pub struct Scope {
     frame: Option<Box<Frame>>,
     /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
     strayed: bool,
+    /// Whether the request is yet to be marked, so that layers further in join.
+    unmarked: bool,
     span: Span,
 }
 
 impl Scope {
-    /// Joins the frame of this request's call, or makes one and marks the request.
+    /// Joins the frame of this request's call, or makes one. Layers further in join that once
+    /// [`ResponseFuture::call`](crate::observe::ResponseFuture::call) has passed the request on.
     #[inline]
     pub fn open<B>(request: &mut Request<B>) -> Self {
-        let scope = Self::of(request);
-        if scope.frame.is_some() {
+        let mut scope = Self::of(request);
+        scope.unmarked = scope.frame.is_some();
+        scope
+    }
+
+    /// Marks the request, so that layers further in find that its call has a frame.
+    #[inline]
+    pub(crate) fn mark<B>(&mut self, request: &mut Request<B>) {
+        if mem::take(&mut self.unmarked) {
             request.extensions_mut().insert(InCall);
         }
-        scope
     }
 
     /// As [`Scope::open`], for the layer that is about to mark the request with its id.
@@ -274,6 +283,7 @@ impl Scope {
         Self {
             frame,
             strayed: marked && !joined,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -306,6 +316,7 @@ impl Scope {
         Self {
             frame: ids,
             strayed: false,
+            unmarked: false,
             span: Span::current(),
         }
     }
@@ -315,6 +326,7 @@ impl Scope {
         Self {
             frame: None,
             strayed: false,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -348,6 +360,12 @@ impl Scope {
             .unwrap_or_else(|| Protocol::of(request.headers()))
     }
 
+    /// The id of the call, if it has one.
+    #[inline]
+    pub(crate) fn request_id(&mut self) -> Option<RequestId> {
+        self.update(|frame| frame.request_id.clone()).flatten()
+    }
+
     /// Also enters this span whenever the scope is entered.
     pub(crate) fn set_span(&mut self, span: Span) {
         self.span = span;
@@ -376,6 +394,7 @@ impl Scope {
         Self {
             frame: self.frame.take(),
             strayed: self.strayed,
+            unmarked: false,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }

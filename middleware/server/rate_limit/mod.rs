@@ -243,7 +243,7 @@ where
         let now = scope.just_opened();
         match Shared::decide(&self.shared, &Call::of(&request), now) {
             (admission, None) => ResponseFuture::call(&mut self.inner, request, admission, scope),
-            (admission, Some(no)) => ResponseFuture::reject(no, &request, admission, scope),
+            (admission, Some(no)) => ResponseFuture::reject_reusing(no, request, admission, scope),
         }
     }
 }

@@ -208,7 +208,7 @@ where
                     } = waiting.take().expect("it waits until it is decided");
                     match rejection {
                         None => ResponseFuture::call(&mut service, request, admission, scope),
-                        Some(no) => ResponseFuture::reject(no, &request, admission, scope),
+                        Some(no) => ResponseFuture::reject_reusing(no, request, admission, scope),
                     }
                 }
             };
