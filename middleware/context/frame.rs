@@ -3,18 +3,17 @@ use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
-use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
+use super::{
+    Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext,
+    kept::{self, Free},
+};
 use crate::{clock, observe::Intake, protocol::Protocol};
-
-/// So many frames a thread keeps for calls to come.
-const MAX_FREE: usize = 64;
 
 thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
-    /// Frames of calls that have ended, so that a call costs no allocation.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
+    /// Frames of calls that have ended.
+    static FREE: Free<Frame> = const { Free::none() };
 }
 
 /// Marks a request whose call has a frame. A request with an id needs no other mark.
@@ -43,8 +42,7 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline]
     fn of<B>(request: &Request<B>) -> Box<Self> {
-        let free = FREE.try_with(|free| free.try_borrow_mut().ok()?.pop());
-        let mut frame = free.ok().flatten().unwrap_or_default();
+        let mut frame = kept::take(&FREE).unwrap_or_default();
         frame.read(request.headers(), request.uri());
         frame
     }
@@ -75,16 +73,8 @@ impl Frame {
 
     /// Leaves nothing of the call behind, and the frame to another one.
     #[inline]
-    fn give_back(mut self: Box<Self>) {
-        // swallow: none, without a free list the frame is simply freed
-        let _freed = FREE.try_with(|free| {
-            if let Ok(mut free) = free.try_borrow_mut()
-                && free.len() < MAX_FREE
-            {
-                self.clear();
-                free.push(self);
-            }
-        });
+    fn give_back(self: Box<Self>) {
+        kept::keep(&FREE, self, Self::clear);
     }
 
     #[inline]

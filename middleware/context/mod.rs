@@ -8,6 +8,7 @@
 mod failure;
 mod frame;
 mod journal;
+mod kept;
 mod peer;
 mod request_id;
 mod secrets;
@@ -22,6 +23,7 @@ pub(crate) use frame::pretend;
 pub(crate) use frame::{Frame, current, note, update};
 pub use journal::FieldValue;
 pub(crate) use journal::{Cause, Journal};
+pub(crate) use kept::{Free, Keep, Kept};
 pub use peer::{PeerAddr, Route};
 pub use request_id::{InvalidRequestId, REQUEST_ID, RequestId};
 pub(crate) use secrets::{REDACTED, Secrets, redact};
