@@ -441,13 +441,12 @@ mod tests {
     fn a_wrong_setting_is_named() {
         let said = |error: SetupError| error.to_string();
         for wrong in [
-            "service.name",
-            "service.name=%2",
-            "service.name=%zz",
-            "service.name=%ff",
+            "service.version=1,service.name",
+            "service.version=1,service.name=%2",
+            "service.version=1,service.name=%zz",
+            "service.version=1,service.name=%ff",
         ] {
-            let list = format!("service.version=1,{wrong}");
-            let set = [("OTEL_RESOURCE_ATTRIBUTES", &*list)];
+            let set = [("OTEL_RESOURCE_ATTRIBUTES", wrong)];
             let (found, ignored) = identify(Identity::default(), variable(&set)).expect(wrong);
             assert_eq!(found, Identity::default(), "all of them or none");
             let ignored = said(ignored.expect(wrong));
