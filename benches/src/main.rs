@@ -51,6 +51,7 @@ mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
+mod trace_context;
 
 use std::{env, process::ExitCode};
 
@@ -71,6 +72,7 @@ fn cases() -> Vec<&'static Case> {
         access_log::CASES,
         catch_panic::CASES,
         metrics::CASES,
+        trace_context::CASES,
         rate_limit::CASES,
         stack::CASES,
         event::CASES,
