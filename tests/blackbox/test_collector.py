@@ -1,0 +1,71 @@
+"""Traces and metrics as a real collector receives them, over gRPC and over HTTP."""
+
+import os
+import select
+import signal
+import subprocess
+
+import pytest
+from clients import http1
+from programs import collector, spans
+from scrape import text
+from server import PATIENCE, TARGET, die_with_parent
+from test_metrics import some_calls
+
+PROTOCOLS = ["grpc", "http/protobuf"]
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_real_collector_receives_all(start, tmp_path, protocol):
+    with collector(tmp_path) as (said, settings):
+        server = start(**settings(protocol))
+        some_calls(server)
+        server.stop()
+        said.wait("GET /items/{id}", "plimsoll.testbed.v1.Testbed/Echo", "http.server.request.duration", "plimsoll.requests")
+
+
+class Shop:
+    """The coffee shop, with ports of its own."""
+
+    def __init__(self, folder, settings):
+        environment = {"PATH": os.environ["PATH"], **{f"{name}_ADDR": "127.0.0.1:0" for name in ("RECEPTION", "BARISTA", "OPS")}, **settings}
+        self.log = open(folder / "shop.log", "wb")
+        self.process = subprocess.Popen(
+            [TARGET / "debug/coffee_shop"], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
+            preexec_fn=die_with_parent,
+        )
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        greeting = self.process.stdout.readline().decode() if ready else ""
+        places = {name: greeting.split(f"{name} on ")[1].split(",")[0].strip(".\n") for name in ("reception", "barista", "ops")}
+        address = lambda name: (places[name].rsplit(":", 1)[0], int(places[name].rsplit(":", 1)[1]))
+        self.reception, self.admin = address("reception"), address("ops")
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            assert self.process.wait(PATIENCE) == 0
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+            self.log.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_order_is_one_trace_through_both_services(tmp_path, protocol):
+    place = "coffee_shop.v1.Barista/Place"
+    wanted = [("reception", "SERVER", "POST /orders"), ("reception", "CLIENT", place), ("barista", "SERVER", place)]
+    with collector(tmp_path) as (said, settings):
+        shop = Shop(tmp_path, settings(protocol))
+        try:
+            headers = [("content-type", "application/json"), ("traceparent", f"00-{TRACE}-{PARENT}-01")]
+            answer = http1(shop.reception, "/orders", headers, "POST", b'{"coffee":"cappuccino"}')
+            assert answer.status == 201, answer
+            metrics = text(shop)
+        finally:
+            shop.close()
+        told = said.all_until(lambda said: all(key in spans(said) for key in wanted) and spans(said), wanted)
+    order, call, brewing = (told[key] for key in wanted)
+    assert {span["trace"] for span in (order, call, brewing)} == {TRACE}
+    assert (order["parent"], call["parent"], brewing["parent"]) == (PARENT, order["id"], call["id"])
+    assert 'http_route="/orders"' in metrics and 'plimsoll_slo_good_events_total{slo="orders"} 1' in metrics
