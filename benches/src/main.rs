@@ -51,6 +51,11 @@ mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
+#[cfg(not(feature = "telemetry"))]
+#[path = "no_telemetry.rs"]
+mod telemetry;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod trace_context;
 
 use std::{env, process::ExitCode};
@@ -97,7 +102,16 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard"] => guard::run(&cases(), false),
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
+        ["scrape"] => telemetry::scrape(),
+        ["collector"] => telemetry::collector(60),
+        ["collector", seconds] => {
+            let seconds = seconds
+                .parse()
+                .map_err(|error| format!("{seconds}: {error}"))?;
+            telemetry::collector(seconds)
+        }
         // What the program says to itself.
+        [telemetry::SERVER, collector] => telemetry::serve(collector),
         [WORKER, name] => {
             let all = cases();
             let case = all.iter().find(|case| case.name == name);
