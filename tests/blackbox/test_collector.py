@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 from clients import http1
-from programs import collector, spans
-from scrape import text
+from programs import collector, free_port, spans
+from scrape import scrape, text
 from server import PATIENCE, TARGET, die_with_parent
 from test_metrics import some_calls
 
@@ -69,3 +69,16 @@ def test_an_order_is_one_trace_through_both_services(tmp_path, protocol):
     assert {span["trace"] for span in (order, call, brewing)} == {TRACE}
     assert (order["parent"], call["parent"], brewing["parent"]) == (PARENT, order["id"], call["id"])
     assert 'http_route="/orders"' in metrics and 'plimsoll_slo_good_events_total{slo="orders"} 1' in metrics
+
+
+def test_a_collector_that_is_away_costs_no_call_anything_and_is_said(start):
+    away = f"http://127.0.0.1:{free_port()}"
+    server = start(OTEL_EXPORTER_OTLP_ENDPOINT=away, OTEL_METRIC_EXPORT_INTERVAL=50, OTEL_BSP_SCHEDULE_DELAY=50)
+    assert http1(server.http, "/ok").status == 200
+    for kind in ("export_failed", "spans_dropped"):
+        line = server.wait_line("a loss", event=kind)
+        assert line["level"] == "WARN" and line["target"] == "plimsoll::telemetry", line
+    told = scrape(server)
+    assert told.sum("plimsoll_export_errors_total") >= 1
+    assert told.sum("plimsoll_spans_dropped_total", exporter="otlp_traces") >= 1
+    assert http1(server.http, "/ok").status == 200
