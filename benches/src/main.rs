@@ -54,7 +54,13 @@ mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
+#[cfg(not(feature = "telemetry"))]
+#[path = "no_telemetry.rs"]
+mod telemetry;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod timeout;
+mod trace_context;
 
 use std::{env, process::ExitCode};
 
@@ -75,6 +81,7 @@ fn cases() -> Vec<&'static Case> {
         access_log::CASES,
         catch_panic::CASES,
         metrics::CASES,
+        trace_context::CASES,
         rate_limit::CASES,
         timeout::CASES,
         body_limit::CASES,
@@ -102,7 +109,16 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
         ["deadlines"] => deadlines::print(),
+        ["scrape"] => telemetry::scrape(),
+        ["collector"] => telemetry::collector(60),
+        ["collector", seconds] => {
+            let seconds = seconds
+                .parse()
+                .map_err(|error| format!("{seconds}: {error}"))?;
+            telemetry::collector(seconds)
+        }
         // What the program says to itself.
+        [telemetry::SERVER, collector] => telemetry::serve(collector),
         [WORKER, name] => {
             let all = cases();
             let case = all.iter().find(|case| case.name == name);

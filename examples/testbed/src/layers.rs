@@ -22,6 +22,7 @@ use tower::Layer;
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapRequestLayer;
 
+use crate::limited::Limiters;
 use crate::panics;
 use crate::settings::Settings;
 
@@ -37,7 +38,12 @@ pub(crate) type Incoming = (
 );
 
 /// The layers, with one set of books for both servers.
-pub(crate) fn incoming(settings: &Settings, telemetry: &Telemetry, log: &Writer) -> Incoming {
+pub(crate) fn incoming(
+    settings: &Settings,
+    telemetry: &Telemetry,
+    log: &Writer,
+    limiters: &Limiters,
+) -> Incoming {
     let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
         .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
     let panics = CatchPanicLayer::new();
@@ -56,6 +62,7 @@ pub(crate) fn incoming(settings: &Settings, telemetry: &Telemetry, log: &Writer)
         .watch(traces.clone())
         .watch(log.clone())
         .watch(Deaths);
+    let metrics = limiters.handles().fold(metrics, MetricsLayer::watch);
     (
         RequestIdLayer::new(),
         traces,

@@ -10,18 +10,14 @@ use std::time::Duration;
 use axum::http::Uri;
 use plimsoll::caller::TrustedProxies;
 
+use crate::limited::{self, Limits};
+
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
     "TB_MAX_INFLIGHT",
     "TB_QUEUE",
     "TB_QUEUE_MS",
     "TB_ADAPTIVE",
-    "TB_RATE",
-    "TB_BURST",
-    "TB_KEY_CAP",
-    "TB_REDIS",
-    "TB_REDIS_POLICY",
-    "TB_REDIS_MS",
     "TB_HEADER_MS",
     "TB_WRITE_MS",
     "TB_MAX_CONNS",
@@ -57,10 +53,12 @@ pub(crate) struct Settings {
     pub(crate) body_min_bps: Option<NonZeroU32>,
     /// `TB_BODY_MAX`: the most bytes of a request's body. Default 16 MiB.
     pub(crate) body_max: u64,
-    /// `TB_TRUSTED`: peers whose `x-request-deadline` is kept, as in `10.0.0.0/8, ::1`. Default nobody.
+    /// `TB_TRUSTED`: proxies, as in `10.0.0.0/8, ::1`: what they say of callers and deadlines holds. Default none.
     pub(crate) trusted: TrustedProxies,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
+    /// What holds for `/limited` and `/limited-redis`.
+    pub(crate) limits: Limits,
 }
 
 /// Where log lines go.
@@ -100,6 +98,7 @@ impl Default for Settings {
             body_max: 16 * 1024 * 1024,
             trusted: TrustedProxies::default(),
             drain: Duration::from_secs(5),
+            limits: Limits::default(),
         }
     }
 }
@@ -148,6 +147,24 @@ impl Settings {
             "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            "TB_RATE" => self.limits.rate = parse(name, value, "calls a second")?,
+            "TB_BURST" => self.limits.burst = Some(parse(name, value, "a number of calls")?),
+            "TB_KEY_CAP" => self.limits.key_cap = parse(name, value, "a number above 0")?,
+            "TB_REDIS" => self.limits.redis = Some(value.to_owned()),
+            "TB_REDIS_POLICY" => match limited::when_away(value) {
+                Some(policy) => self.limits.when_away = Some(policy),
+                None => {
+                    return Err(SettingError::Bad {
+                        name,
+                        value: value.to_owned(),
+                        expected: "open, closed or local",
+                    });
+                }
+            },
+            "TB_REDIS_MS" => {
+                let ms = parse(name, value, "a number of milliseconds")?;
+                self.limits.redis_budget = Some(Duration::from_millis(ms));
             }
             other if NOT_SUPPORTED_YET.contains(&other) => {
                 return Err(SettingError::NotSupportedYet(name));
@@ -234,10 +251,41 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_cannot_be_are_named() {
+        for (vars, says) in [
+            (&[("TB_RATE", "0")][..], "TB_RATE, TB_BURST: no such quota"),
+            (&[("TB_BURST", "0")], "TB_RATE, TB_BURST: no such quota"),
+            (
+                &[("TB_REDIS", "http://:hunter2@host")],
+                "TB_REDIS: no such address",
+            ),
+            (&[("TB_REDIS_MS", "5")], "TB_REDIS_MS: there is no TB_REDIS"),
+            (
+                &[("TB_REDIS_POLICY", "open")],
+                "TB_REDIS_POLICY: there is no TB_REDIS",
+            ),
+        ] {
+            let limits = read(vars).expect("each value can be read").limits;
+            let error = limits.layers(&TrustedProxies::default()).err().expect(says);
+            assert_eq!(error.to_string(), says);
+        }
+        let redis = [("TB_REDIS", "redis://127.0.0.1:1/"), ("TB_REDIS_MS", "5")];
+        let settings = read(&redis).expect("values");
+        assert!(settings.limits.layers(&settings.trusted).is_ok());
+    }
+
+    #[test]
     fn names_what_it_refuses() {
         for (name, value, says) in [
             ("TB_HTPP", "127.0.0.1:1", "TB_HTPP: unknown setting"),
-            ("TB_RATE", "5", "TB_RATE: not supported yet"),
+            ("TB_QUEUE", "5", "TB_QUEUE: not supported yet"),
+            ("TB_RATE", "-5", "TB_RATE=-5: expected calls a second"),
+            ("TB_KEY_CAP", "0", "TB_KEY_CAP=0: expected a number"),
+            (
+                "TB_REDIS_POLICY",
+                "ajar",
+                "TB_REDIS_POLICY=ajar: expected open, closed or local",
+            ),
             ("TB_HTTP", "here", "TB_HTTP=here: expected an address"),
             ("TB_LOG", "", "TB_LOG=: expected stdout"),
             (
