@@ -1,5 +1,12 @@
 use std::{error::Error, fmt, str::FromStr};
 
+use http::HeaderName;
+
+use super::frame;
+
+/// The header, or metadata of gRPC, that tells how much a call matters: `x-criticality`.
+pub const CRITICALITY: HeaderName = HeaderName::from_static("x-criticality");
+
 /// How much a call matters: under overload the lowest go first. After the criticalities of Google's services
 /// (*Site Reliability Engineering*, chapter 21), with a middle for whoever says nothing.
 ///
@@ -33,6 +40,12 @@ impl Priority {
         Self::SheddablePlus,
         Self::Sheddable,
     ];
+
+    /// The priority of the call that this code runs in, as `load_shed` or `back_pressure` found it. `None` outside of a
+    /// call, and where neither of them was asked. `propagate` passes it on.
+    pub fn current() -> Option<Self> {
+        frame::current(|frame| frame.priority()).flatten()
+    }
 
     /// The name in the header `x-criticality`, in the log and in metrics.
     pub fn label(self) -> &'static str {
@@ -68,7 +81,9 @@ impl FromStr for Priority {
     type Err = InvalidPriority;
 
     fn from_str(text: &str) -> Result<Self, InvalidPriority> {
-        let is = |byte: u8, label: u8| byte.eq_ignore_ascii_case(&label) || (byte, label) == (b'_', b'-');
+        let is = |byte: u8, label: u8| {
+            byte.eq_ignore_ascii_case(&label) || (byte, label) == (b'_', b'-')
+        };
         let known = Self::ALL.into_iter().find(|priority| {
             let label = priority.label();
             let mut bytes = text.bytes().zip(label.bytes());
@@ -84,7 +99,9 @@ pub struct InvalidPriority(());
 
 impl fmt::Display for InvalidPriority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a priority is one of critical-plus, critical, normal, sheddable-plus, sheddable")
+        f.write_str(
+            "a priority is one of critical-plus, critical, normal, sheddable-plus, sheddable",
+        )
     }
 }
 
@@ -102,7 +119,11 @@ mod tests {
         }
         assert_eq!("CRITICAL_PLUS".parse(), Ok(Priority::CriticalPlus));
         for wrong in ["", "critical ", "high", "-", "critical-plus-plus", "0"] {
-            assert_eq!(wrong.parse::<Priority>(), Err(InvalidPriority(())), "{wrong}");
+            assert_eq!(
+                wrong.parse::<Priority>(),
+                Err(InvalidPriority(())),
+                "{wrong}"
+            );
         }
     }
 }

@@ -19,7 +19,10 @@ impl Bell {
     /// Wakes this one at the next ring, in place of what the number stood for before. Its number.
     pub(super) fn hang(&self, number: Option<u64>, waker: &Waker) -> u64 {
         let mut ropes = self.lock();
-        let known = ropes.wakers.iter_mut().find(|(known, _)| Some(*known) == number);
+        let known = ropes
+            .wakers
+            .iter_mut()
+            .find(|(known, _)| Some(*known) == number);
         match (known, number) {
             (Some((_, known)), Some(number)) => {
                 known.clone_from(waker);

@@ -68,8 +68,6 @@ impl Tuning {
 /// How the waiting room stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
-    /// Whether anybody waits.
-    pub(super) waits: bool,
     /// Whether there is more than a burst. Without a room: always.
     pub(super) stands: bool,
     /// For how long.
@@ -345,14 +343,7 @@ impl Controller {
         false
     }
 
-    fn look_slow(
-        &mut self,
-        now: Seconds,
-        look: &Look,
-        base: Seconds,
-        sigma: f64,
-        room: Standing,
-    ) {
+    fn look_slow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64, room: Standing) {
         self.rate = look.rate;
         if look.bound < 0.25 {
             // Limited by demand: the best time to learn.
@@ -421,7 +412,10 @@ impl Controller {
         if tries > 0 {
             self.trial.limit = limit;
         }
-        self.attempt(now, ((CUT * look.in_flight).max(self.wanted(base)) - 0.3).ceil());
+        self.attempt(
+            now,
+            ((CUT * look.in_flight).max(self.wanted(base)) - 0.3).ceil(),
+        );
     }
 
     /// What the target asks for, at the rate of now.

@@ -1,11 +1,18 @@
 //! What both layers do with a call before it is let in.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use http::Request;
+use pin_project_lite::pin_project;
 
 use super::{
-    Limit, Shared,
+    Limit, Shared, Vacancy,
     permit::{Admission, Permit},
     rules::Rules,
     shared::Admitted,
@@ -14,7 +21,7 @@ use super::{
 };
 use crate::{
     clock,
-    context::{Frame, Priority, Scope},
+    context::{Frame, Scope},
     protocol::Protocol,
     rejection::{Reason, Rejection, RetryHint},
 };
@@ -41,11 +48,26 @@ pub(crate) enum Entered {
     Later(Waiting),
 }
 
-/// A call that waits for its permit.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) wait: Wait,
-    pub(crate) visit: Visit,
+pin_project! {
+    /// A call that waits for its permit.
+    #[derive(Debug)]
+    pub(crate) struct Waiting {
+        #[pin]
+        wait: Wait,
+        visit: Visit,
+    }
+}
+
+impl Future for Waiting {
+    /// What was known of the call, when it came, and what becomes of it.
+    type Output = (Visit, Instant, Result<Option<usize>, Reason>);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let arrived = this.wait.arrived();
+        let verdict = ready!(this.wait.poll(context));
+        Poll::Ready((*this.visit, arrived, verdict))
+    }
 }
 
 impl Desk {
@@ -63,8 +85,9 @@ impl Desk {
         self
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// Waits for room to be made.
+    pub(crate) fn vacancy(&self) -> Vacancy {
+        Vacancy::of(&self.shared)
     }
 
     /// Looks at a call.
@@ -95,7 +118,9 @@ impl Desk {
     #[inline]
     pub(crate) fn enter_or_wait(&self, visit: Visit) -> Result<Entered, Rejection> {
         if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
-            return self.refuse(&visit, Reason::Shed, Some(gate)).map(Entered::Now);
+            return self
+                .refuse(&visit, Reason::Shed, Some(gate))
+                .map(Entered::Now);
         }
         if self.shared.is_dry() {
             return self.enter(&visit).map(Entered::Now);
@@ -110,12 +135,13 @@ impl Desk {
     /// What becomes of a call whose waiting is over.
     pub(crate) fn after(
         &self,
-        waiting: &Waiting,
+        visit: &Visit,
+        arrived: Instant,
         verdict: Result<Option<usize>, Reason>,
         scope: &mut Scope,
     ) -> Result<Admission, Rejection> {
-        let (visit, now) = (&waiting.visit, clock::now());
-        let waited = now.saturating_duration_since(waiting.wait.arrived());
+        let now = clock::now();
+        let waited = now.saturating_duration_since(arrived);
         scope.update(|frame: &mut Frame| frame.set_queued(self.shared.name, waited));
         match verdict {
             Ok(caller) => Ok(self.admit(visit, caller, now)),
@@ -166,12 +192,6 @@ impl Desk {
             _ if self.rules.never => rejection.with_retry(RetryHint::Never),
             _ => rejection.with_retry(RetryHint::After(self.shared.hint())),
         }
-    }
-}
-
-impl Visit {
-    pub(crate) fn priority(&self) -> Priority {
-        self.ask.priority
     }
 }
 

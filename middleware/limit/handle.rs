@@ -131,7 +131,7 @@ impl fmt::Debug for LimitHandle {
 }
 
 /// Waits for room. Can be polled again when it was ready.
-pub(super) struct Vacancy {
+pub(crate) struct Vacancy {
     shared: Arc<Shared>,
     /// On the bell, since it was pending.
     rope: Option<u64>,

@@ -36,12 +36,13 @@ mod window;
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use controller::{Tuning, as_float};
-pub(crate) use desk::{Desk, Entered, Visit, Waiting};
+pub(crate) use desk::{Desk, Entered, Waiting};
 pub use gate::Gate;
 pub(crate) use handle::Vacancy;
 pub use handle::{LimitHandle, Rejected};
 pub use permit::Admission;
 use queue::Bounds;
+pub(crate) use rules::{Rules, rules};
 use shared::Shared;
 use state::Start;
 
@@ -62,7 +63,7 @@ const NAME: &str = "default";
 /// turn out to be server-sent events or an upgrade are [counted apart](Self::max_streams) once their head has left.
 #[derive(Clone)]
 pub struct Limit {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 impl Limit {

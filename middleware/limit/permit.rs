@@ -110,7 +110,11 @@ impl Permit {
             let now = clock::now();
             let sample = self.sample(How::Served, now);
             let moved = self.shared.become_stream(self.caller, sample, now);
-            self.place = if moved { Place::Streams } else { Place::Misplaced };
+            self.place = if moved {
+                Place::Streams
+            } else {
+                Place::Misplaced
+            };
         }
     }
 

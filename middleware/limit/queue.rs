@@ -28,7 +28,6 @@ pub(super) struct Entry<T> {
     pub(super) who: T,
     pub(super) arrived: Seconds,
     pub(super) deadline: Option<Seconds>,
-    pub(super) priority: Priority,
     /// The caller's place among callers, if they are told apart.
     pub(super) caller: Option<usize>,
     number: u64,
@@ -117,7 +116,6 @@ impl<T> Room<T> {
 
     pub(super) fn standing(&self, now: Seconds) -> Standing {
         Standing {
-            waits: self.waiting > 0,
             stands: self.stands,
             since: now - self.since,
             interval: self.interval,
@@ -161,7 +159,6 @@ impl<T> Room<T> {
             who,
             arrived: now,
             deadline,
-            priority,
             caller,
             number,
         });

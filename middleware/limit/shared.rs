@@ -97,7 +97,11 @@ impl Shared {
         // Without the lock, as most are refused in an overload.
         if ask.caller.is_none() && self.is_full() && !self.is_due(now) {
             let is_past = ask.deadline.is_some_and(|at| self.seconds(now) > at);
-            return Err(if is_past { Reason::Deadline } else { Reason::Shed });
+            return Err(if is_past {
+                Reason::Deadline
+            } else {
+                Reason::Shed
+            });
         }
         self.change(now, |state, now| state.enter(now, ask))
     }
@@ -108,7 +112,11 @@ impl Shared {
     }
 
     /// Lets a call in at once, or has it wait, unless there is no point.
-    pub(super) fn enter_or_wait(this: &Arc<Self>, now: Instant, ask: &Ask) -> Result<Admitted, Reason> {
+    pub(super) fn enter_or_wait(
+        this: &Arc<Self>,
+        now: Instant,
+        ask: &Ask,
+    ) -> Result<Admitted, Reason> {
         let entered = this.change(now, |state, now| state.enter_or_wait(now, ask));
         match entered {
             Ok(caller) => return Ok(Admitted::Now(caller)),
@@ -119,8 +127,8 @@ impl Shared {
         let waiter = Arc::<Waiter>::default();
         let who = Arc::clone(&waiter);
         let (place, waker) = this.change(now, |state, now| {
-            let (place, out) = state.wait(now, ask, who);
-            (place, out.and_then(settle))
+            let joined = state.wait(now, ask, who);
+            (joined.place, joined.out.and_then(settle))
         });
         waker.into_iter().for_each(Waker::wake);
         let Some((number, caller)) = place else {
@@ -144,7 +152,12 @@ impl Shared {
         self.give_back(caller, Sample::Nothing(0.0), now);
     }
 
-    pub(super) fn become_stream(&self, caller: Option<usize>, sample: Sample, now: Instant) -> bool {
+    pub(super) fn become_stream(
+        &self,
+        caller: Option<usize>,
+        sample: Sample,
+        now: Instant,
+    ) -> bool {
         self.change(now, |state, now| state.become_stream(now, caller, sample))
     }
 
@@ -159,7 +172,9 @@ impl Shared {
     /// Until when one who arrived then may wait.
     pub(super) fn patience(&self, arrived: Instant) -> Instant {
         let patience = self.lock().patience();
-        let patience = Duration::try_from_secs_f64(patience).unwrap_or(FAR).min(FAR);
+        let patience = Duration::try_from_secs_f64(patience)
+            .unwrap_or(FAR)
+            .min(FAR);
         arrived.checked_add(patience).unwrap_or(arrived)
     }
 

@@ -43,6 +43,15 @@ pub(super) struct Turn<T> {
     pub(super) verdict: Result<(), Reason>,
 }
 
+/// One who asked to wait.
+#[derive(Debug)]
+pub(super) struct Joined<T> {
+    /// Its number in the room and its caller's place; `None` if there is no room for it.
+    pub(super) place: Option<(u64, Option<usize>)>,
+    /// Who is dropped for it, or itself.
+    pub(super) out: Option<Turn<T>>,
+}
+
 /// Who is in, who waits, and what the limit is.
 #[derive(Debug)]
 pub(super) struct State<T> {
@@ -98,7 +107,10 @@ impl<T> State<T> {
 
     /// The time in which all that is here now will be served; `None` before a rate is known.
     pub(super) fn drains_in(&self) -> Option<Seconds> {
-        let all = self.controller.in_flight().saturating_add(self.room.waiting());
+        let all = self
+            .controller
+            .in_flight()
+            .saturating_add(self.room.waiting());
         let rate = self.controller.rate();
         (rate > 0.0).then(|| as_float(all) / rate)
     }
@@ -171,14 +183,8 @@ impl<T> State<T> {
         Err(None)
     }
 
-    /// Takes a call into the room that [`enter_or_wait`](Self::enter_or_wait) has not let in: its number there and its
-    /// caller's place. And who is dropped for it, or itself.
-    pub(super) fn wait(
-        &mut self,
-        now: Seconds,
-        ask: &Ask,
-        who: T,
-    ) -> (Option<(u64, Option<usize>)>, Option<Turn<T>>) {
+    /// Takes a call into the room that [`enter_or_wait`](Self::enter_or_wait) has not let in.
+    pub(super) fn wait(&mut self, now: Seconds, ask: &Ask, who: T) -> Joined<T> {
         let caller = ask.caller.map(|key| self.callers.enter(key, now));
         let controller = &self.controller;
         let pace = Pace {
@@ -193,21 +199,22 @@ impl<T> State<T> {
             caller,
         };
         self.callers.waits(caller);
-        let full = |who| Turn {
-            who,
-            verdict: Err(Reason::QueueFull),
-        };
-        match self.room.offer(now, asks, &pace, &self.callers) {
+        let (place, out) = match self.room.offer(now, asks, &pace, &self.callers) {
             Offered::Waits(number) => (Some((number, caller)), None),
             Offered::InPlaceOf(out, number) => {
                 self.callers.stops_waiting(out.caller);
-                (Some((number, caller)), Some(full(out.who)))
+                (Some((number, caller)), Some(out.who))
             }
             Offered::Full(who) => {
                 self.callers.stops_waiting(caller);
-                (None, Some(full(who)))
+                (None, Some(who))
             }
-        }
+        };
+        let out = out.map(|who| Turn {
+            who,
+            verdict: Err(Reason::QueueFull),
+        });
+        Joined { place, out }
     }
 
     /// The next one whose waiting is over. Ask until there is none.
@@ -325,7 +332,7 @@ impl<T> State<T> {
         let lately = |seen: &Seconds| now - *seen < LATELY;
         // The lowest that was seen leaves as much as there are others above it.
         let rank = priority.rank();
-        let seen = self.seen.iter().take(rank.saturating_add(1));
+        let mut seen = self.seen.iter().take(rank.saturating_add(1));
         let lowest = seen.rposition(lately).unwrap_or_default();
         let higher = self.seen.iter().take(lowest.min(rank));
         let kinds = higher.filter(|seen| lately(seen)).count();

@@ -11,11 +11,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::{
-    shared::Shared,
-    state::Ask,
-    window::Seconds,
-};
+use super::{shared::Shared, state::Ask, window::Seconds};
 use crate::{clock, context::Priority, rejection::Reason};
 
 /// Where whoever waits hears of its turn.

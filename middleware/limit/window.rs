@@ -182,7 +182,11 @@ mod tests {
         window.forget(1.0, 1.0);
         assert_eq!(window.look(1.0).latency, 1.0);
         window.forget(100.0, 1.0);
-        assert_eq!(window.look(1.0).latency, 0.5, "no more than the window holds");
+        assert_eq!(
+            window.look(1.0).latency,
+            0.5,
+            "no more than the window holds"
+        );
     }
 
     #[test]
