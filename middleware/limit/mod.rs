@@ -28,6 +28,10 @@ mod report;
 mod rules;
 mod share;
 mod shared;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod sim_tests;
 mod state;
 mod tally;
 mod wait;
