@@ -232,7 +232,10 @@ impl Controller {
             Sample::Failed(latency) if self.base.is_none_or(|base| latency < base / 2.0) => {
                 self.forget(latency, now);
             }
-            Sample::Failed(_) => self.fast.count(true),
+            Sample::Failed(latency) => {
+                self.fast.count(true);
+                self.noise.add(latency);
+            }
             Sample::Cancelled => {}
             Sample::Nothing(time) => self.forget(time, now),
         }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cancels;
 mod handles;
 mod pressure;
 mod shed;
