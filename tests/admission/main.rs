@@ -6,6 +6,7 @@ mod common;
 mod cancels;
 mod handles;
 mod pressure;
+mod served;
 mod shed;
 mod signals;
 mod support;
