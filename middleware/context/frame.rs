@@ -10,18 +10,15 @@ use tracing::{Span, span};
 
 use super::{
     Cause, Deadline, FieldValue, Journal, Priority, RequestId, Secrets, TRACEPARENT, TraceContext,
+    kept::{self, Free},
 };
 use crate::{clock, observe::Intake, protocol::Protocol};
-
-/// So many frames a thread keeps for calls to come.
-const MAX_FREE: usize = 64;
 
 thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
-    /// Frames of calls that have ended, so that a call costs no allocation.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
+    /// Frames of calls that have ended.
+    static FREE: Free<Frame> = const { Free::none() };
 }
 
 /// Marks a request whose call has a frame. A request with an id needs no other mark.
@@ -59,8 +56,7 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline]
     fn of<B>(request: &Request<B>) -> Box<Self> {
-        let free = FREE.try_with(|free| free.try_borrow_mut().ok()?.pop());
-        let mut frame = free.ok().flatten().unwrap_or_default();
+        let mut frame = kept::take(&FREE).unwrap_or_default();
         frame.read(request.headers(), request.uri());
         frame
     }
@@ -91,16 +87,8 @@ impl Frame {
 
     /// Leaves nothing of the call behind, and the frame to another one.
     #[inline]
-    fn give_back(mut self: Box<Self>) {
-        // swallow: none, without a free list the frame is simply freed
-        let _freed = FREE.try_with(|free| {
-            if let Ok(mut free) = free.try_borrow_mut()
-                && free.len() < MAX_FREE
-            {
-                self.clear();
-                free.push(self);
-            }
-        });
+    fn give_back(self: Box<Self>) {
+        kept::keep(&FREE, self, Self::clear);
     }
 
     #[inline]
@@ -318,18 +306,27 @@ pub struct Scope {
     frame: Option<Box<Frame>>,
     /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
     strayed: bool,
+    /// Whether the request is yet to be marked, so that layers further in join.
+    unmarked: bool,
     span: Span,
 }
 
 impl Scope {
-    /// Joins the frame of this request's call, or makes one and marks the request.
+    /// Joins the frame of this request's call, or makes one. Layers further in join that once
+    /// [`ResponseFuture::call`](crate::observe::ResponseFuture::call) has passed the request on.
     #[inline]
     pub fn open<B>(request: &mut Request<B>) -> Self {
-        let scope = Self::of(request);
-        if scope.frame.is_some() {
+        let mut scope = Self::of(request);
+        scope.unmarked = scope.frame.is_some();
+        scope
+    }
+
+    /// Marks the request, so that layers further in find that its call has a frame.
+    #[inline]
+    pub(crate) fn mark<B>(&mut self, request: &mut Request<B>) {
+        if mem::take(&mut self.unmarked) {
             request.extensions_mut().insert(InCall);
         }
-        scope
     }
 
     /// As [`Scope::open`], for the layer that is about to mark the request with its id.
@@ -347,6 +344,7 @@ impl Scope {
         Self {
             frame,
             strayed: marked && !joined,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -379,6 +377,7 @@ impl Scope {
         Self {
             frame: ids,
             strayed: false,
+            unmarked: false,
             span: Span::current(),
         }
     }
@@ -388,6 +387,7 @@ impl Scope {
         Self {
             frame: None,
             strayed: false,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -401,13 +401,6 @@ impl Scope {
         }
     }
 
-    /// The time, right after the scope was opened: the frame's own if this layer is the outermost.
-    #[inline]
-    pub(crate) fn just_opened(&mut self) -> Instant {
-        let own = self.frame.as_deref_mut();
-        own.map_or_else(clock::now, Frame::started)
-    }
-
     /// When the call began.
     #[inline]
     pub(crate) fn started(&mut self) -> Instant {
@@ -419,6 +412,12 @@ impl Scope {
     pub(crate) fn protocol<B>(&mut self, request: &Request<B>) -> Protocol {
         self.update(|frame| frame.protocol)
             .unwrap_or_else(|| Protocol::of(request.headers()))
+    }
+
+    /// The id of the call, if it has one.
+    #[inline]
+    pub(crate) fn request_id(&mut self) -> Option<RequestId> {
+        self.update(|frame| frame.request_id.clone()).flatten()
     }
 
     /// Also enters this span whenever the scope is entered.
@@ -449,6 +448,7 @@ impl Scope {
         Self {
             frame: self.frame.take(),
             strayed: self.strayed,
+            unmarked: false,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }

@@ -97,7 +97,7 @@ impl Desk {
     /// Looks at a call.
     #[inline]
     pub(crate) fn visit<B>(&self, request: &Request<B>, scope: &mut Scope) -> Visit {
-        let now = scope.just_opened();
+        let now = clock::now();
         let ask = self.rules.ask(request, scope, &self.shared);
         Visit {
             ask,

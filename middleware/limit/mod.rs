@@ -31,8 +31,6 @@ mod share;
 mod shared;
 #[cfg(test)]
 mod sim;
-#[cfg(test)]
-mod sim_tests;
 mod state;
 mod tally;
 mod wait;

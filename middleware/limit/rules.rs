@@ -50,7 +50,7 @@ impl Rules {
             priority: told.or(known).unwrap_or_default(),
             deadline: deadline.map(|deadline| shared.seconds(deadline.0)),
             // Whoever has no key is one caller with all others like it.
-            caller: key.map(|key| key.identify(&call, &*SEED).map_or(0, |who| who.hash)),
+            caller: key.map(|key| key.identify(&call, &*SEED).unwrap_or_default()),
             streams: !self.streams.is_empty()
                 && self.streams.iter().any(|known| is_at(&call, known)),
         }

@@ -1,6 +1,8 @@
 use std::{error::Error, fmt, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
+
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What eight digits can tell.
 const MOST: u128 = 99_999_999;

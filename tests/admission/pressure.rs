@@ -14,7 +14,7 @@ use plimsoll::{
     caller::Key,
     context::Priority,
     rejection::Reason,
-    server::{access_log::AccessLogLayer, request_id::RequestIdLayer},
+    server::{access_log::AccessLogLayer, request_id::RequestIdLayer, timeout::TimeoutLayer},
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
@@ -378,4 +378,67 @@ async fn patience_is_short_by_default() {
         "{:?}",
         before.elapsed()
     );
+}
+
+fn with_deadline(left: &'static str) -> Request<Body> {
+    let mut request = post("application/grpc");
+    let left = HeaderValue::from_static(left);
+    request.headers_mut().insert("grpc-timeout", left);
+    request
+}
+
+/// Its time is up while it waits: the handler never starts.
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_be_in_time_is_not_served() {
+    let (till, limit) = (Till::closed(), fixed(1).max_wait(ms(60_000)));
+    let stack = ServiceBuilder::new()
+        .layer(TimeoutLayer::new())
+        .layer(queueing(&limit))
+        .into_inner();
+    let service = till.behind(stack);
+    let first = spawn(&service, request());
+    settle().await;
+    let before = tokio::time::Instant::now();
+    let second = service.clone().oneshot(with_deadline("50m")).await;
+    let second = second.expect("infallible");
+    assert_eq!(header(&second, "grpc-status"), Some("4"));
+    assert_eq!(reason(&second), Some("deadline"));
+    assert!(
+        (ms(45)..ms(60)).contains(&before.elapsed()),
+        "{:?}",
+        before.elapsed()
+    );
+    settle().await;
+    assert_eq!((limit.handle().waiting(), till.started()), (0, 1));
+    // One whose time is up when it comes does not even wait, though there is a place.
+    till.serve(1);
+    assert_served(&first.await.expect("it ends"));
+    let late = service.clone().oneshot(with_deadline("0m")).await;
+    assert_eq!(reason(&late.expect("infallible")), Some("deadline"));
+    assert_eq!((limit.handle().in_flight(), till.started()), (0, 1));
+}
+
+/// Once it is known how long a call takes, whoever has less time left than that goes at once.
+#[tokio::test(start_paused = true)]
+async fn whoever_has_too_little_time_left_does_not_wait_for_it() {
+    let limit = fixed(2).max_wait(ms(60_000));
+    let slow = tower::service_fn(|_: Request<Body>| async {
+        // sleeps: on the paused clock
+        tokio::time::sleep(ms(100)).await;
+        Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+    });
+    let stack = ServiceBuilder::new()
+        .layer(TimeoutLayer::new())
+        .layer(queueing(&limit));
+    let service = stack.service(slow).any();
+    for _ in 0..120 {
+        drop(service.clone().oneshot(request()).await);
+    }
+    let _running = [spawn(&service, request()), spawn(&service, request())];
+    settle().await;
+    let before = tokio::time::Instant::now();
+    let hurried = service.clone().oneshot(with_deadline("90m")).await;
+    assert_eq!(reason(&hurried.expect("infallible")), Some("deadline"));
+    assert_eq!(before.elapsed(), ms(0));
+    assert_eq!(rejected(&limit.handle(), Reason::Deadline), 1);
 }

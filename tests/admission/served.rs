@@ -97,7 +97,7 @@ async fn streams_hold_their_permits_over_h2c() {
 
 async fn grpc_server(limit: &Limit, waits: bool) -> SocketAddr {
     let (address, incoming) = listen().await;
-    let mut server = tonic::transport::Server::builder();
+    let server = tonic::transport::Server::builder();
     let (shed, wait) = (
         LoadShedLayer::new(limit.clone()),
         BackPressureLayer::new(limit.clone()),

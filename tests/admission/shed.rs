@@ -102,6 +102,7 @@ async fn grpc_is_told_14_and_when_to_come_back() {
 async fn the_hint_follows_the_rate_of_the_service() {
     let limit = fixed(20);
     let slow = tower::service_fn(|_: Request<Body>| async {
+        // sleeps: on the paused clock
         tokio::time::sleep(ms(2_000)).await;
         Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
     });

@@ -24,11 +24,13 @@ fn backend(limit: &Limit) -> Boxed {
                 "/absent" => StatusCode::NOT_FOUND,
                 "/broken" => StatusCode::INTERNAL_SERVER_ERROR,
                 "/slow-broken" => {
+                    // sleeps: on the paused clock
                     tokio::time::sleep(ms(2_000)).await;
                     StatusCode::BAD_GATEWAY
                 }
                 _ => {
                     let _worker = workers.acquire().await;
+                    // sleeps: on the paused clock
                     tokio::time::sleep(ms(20)).await;
                     StatusCode::OK
                 }
@@ -54,6 +56,7 @@ async fn load(
     let end = tokio::time::Instant::now() + time;
     let mut next = tokio::time::Instant::now();
     while next < end {
+        // sleeps: on the paused clock
         tokio::time::sleep_until(next).await;
         let request = Request::builder().uri(path(&mut dice)).body(Body::empty());
         let call = service.clone().oneshot(request.expect("a request"));

@@ -4,9 +4,12 @@
 //! are responses within the deadline, as a share of the lesser of what was offered and what the server can do.
 
 use std::{
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BinaryHeap, VecDeque},
 };
+
+mod tests;
+mod workloads;
 
 use super::{
     controller::Sample,
@@ -17,141 +20,27 @@ use super::{
 };
 use crate::context::Priority;
 
+use workloads::Dice;
+pub(super) use workloads::{WORKLOADS, Workload};
+
 /// The room is looked at so often, as timers of those who wait do.
 const TICK: Seconds = 0.01;
 
-/// SplitMix64, so that every run is the same.
-#[derive(Clone)]
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
-    }
-
-    pub(super) fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        (bits >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn exponential(&mut self, mean: f64) -> f64 {
-        -mean * (1.0 - self.roll()).ln()
-    }
-
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.roll()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.roll()).cos()
-    }
-}
-
-/// How long the work of a request takes.
-#[derive(Clone, Copy)]
-pub(super) enum Work {
-    Exponential(f64),
-    /// 5 ms, and each tenth 200 ms.
-    Bimodal,
-    LogNormal {
-        mean: f64,
-        sigma: f64,
-    },
-}
-
-impl Work {
-    fn draw(self, dice: &mut Dice) -> f64 {
-        match self {
-            Self::Exponential(mean) => dice.exponential(mean),
-            Self::Bimodal if dice.roll() < 0.9 => 0.005,
-            Self::Bimodal => 0.2,
-            Self::LogNormal { mean, sigma } => {
-                (mean.ln() - sigma * sigma / 2.0 + sigma * dice.normal()).exp()
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Workload {
-    pub(super) name: &'static str,
-    /// Workers behind an invisible queue; or cores that all requests share.
-    pub(super) shares_cores: bool,
-    pub(super) servers: f64,
-    pub(super) work: Work,
-    /// The mean of a wait before the work.
-    pub(super) before: f64,
-    /// The loss of each request beyond the cores.
-    pub(super) thrash: f64,
-    pub(super) deadline: Seconds,
-    /// Requests a second.
-    pub(super) capacity: f64,
-}
-
-/// 16 workers of 40 ms; 10 of 5 or 200 ms; lognormal ones; 4 cores; 45 ms of waiting and 2 cores; 4 cores that thrash.
-pub(super) const WORKLOADS: [Workload; 6] = {
-    let workers = Workload {
-        name: "workers",
-        shares_cores: false,
-        servers: 16.0,
-        work: Work::Exponential(0.04),
-        before: 0.0,
-        thrash: 0.0,
-        deadline: 1.0,
-        capacity: 400.0,
-    };
-    let cores = Workload {
-        name: "cores",
-        shares_cores: true,
-        servers: 4.0,
-        work: Work::Exponential(0.01),
-        deadline: 0.25,
-        ..workers
-    };
-    [
-        workers,
-        Workload {
-            name: "bimodal",
-            servers: 10.0,
-            work: Work::Bimodal,
-            capacity: 10.0 / 0.0245,
-            ..workers
-        },
-        Workload {
-            name: "lognormal",
-            work: Work::LogNormal {
-                mean: 0.04,
-                sigma: 1.2,
-            },
-            ..workers
-        },
-        cores,
-        Workload {
-            name: "mixed",
-            servers: 2.0,
-            work: Work::Exponential(0.005),
-            before: 0.045,
-            deadline: 0.5,
-            ..cores
-        },
-        Workload {
-            name: "thrashing",
-            thrash: 0.01,
-            ..cores
-        },
-    ]
-};
-
 /// Orders by time.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, PartialEq)]
 struct At(f64, usize);
 
 impl Eq for At {}
 
 impl Ord for At {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.partial_cmp(other).expect("no NaN")
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
+    }
+}
+
+impl PartialOrd for At {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -382,9 +271,7 @@ pub(super) fn run_with(scenario: &Scenario, start: Start) -> Outcome {
         server: Server::new(scenario.load),
         requests: Vec::new(),
         answered: Vec::new(),
-        classed: false,
     };
-    world.classed = true;
     world.run(scenario);
     let requests = world.requests.iter().zip(world.answered);
     Outcome {
@@ -403,7 +290,6 @@ struct World {
     requests: Vec<Request>,
     /// The latency; `None`: rejected; infinite: not ended yet.
     answered: Vec<Option<Seconds>>,
-    classed: bool,
 }
 
 impl World {
@@ -466,11 +352,7 @@ impl World {
         });
         self.answered.push(Some(f64::INFINITY));
         let ask = Ask {
-            priority: if self.classed {
-                CLASSES[class]
-            } else {
-                Priority::Normal
-            },
+            priority: CLASSES[class],
             deadline: None,
             caller: None,
             streams: false,
