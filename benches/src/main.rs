@@ -43,6 +43,7 @@
 //! ceiling, or if cases and ceilings do not match. Wall time is never asserted.
 
 mod access_log;
+mod admission;
 mod bases;
 mod body_limit;
 mod catch_panic;
@@ -83,6 +84,7 @@ fn cases() -> Vec<&'static Case> {
         metrics::CASES,
         trace_context::CASES,
         rate_limit::CASES,
+        admission::CASES,
         timeout::CASES,
         body_limit::CASES,
         stack::CASES,

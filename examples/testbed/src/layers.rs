@@ -21,6 +21,7 @@ use plimsoll::telemetry::Telemetry;
 use tower::Layer;
 use tower::util::MapRequestLayer;
 
+use crate::admission::AdmissionLayer;
 use crate::limited::Limiters;
 use crate::panics;
 use crate::settings::Settings;
@@ -32,6 +33,7 @@ pub(crate) type Incoming = (
     AccessLogLayer,
     MetricsLayer,
     TimeoutLayer,
+    AdmissionLayer,
     BodyLimitLayer,
     CatchPanicLayer,
 );
@@ -53,6 +55,7 @@ pub(crate) fn incoming(
     if let Some(rate) = settings.body_min_bps {
         timeout = timeout.min_rate(rate, Duration::from_secs(1));
     }
+    let limit = settings.admission.limit();
     let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone());
     let metrics = MetricsLayer::new(telemetry.meter())
         .rpc_methods(methods)
@@ -62,6 +65,7 @@ pub(crate) fn incoming(
         .watch(traces.clone())
         .watch(log.clone())
         .watch(connections.clone())
+        .watch(limit.handle())
         .watch(Deaths);
     let metrics = limiters.handles().fold(metrics, MetricsLayer::watch);
     (
@@ -70,6 +74,7 @@ pub(crate) fn incoming(
         AccessLogLayer::new(),
         metrics,
         timeout,
+        settings.admission.layer(limit, &settings.trusted),
         BodyLimitLayer::new(settings.body_max),
         panics,
     )

@@ -4,6 +4,7 @@
 //! are put together in [`layers`]. SIGTERM or Ctrl-C drains and ends with 0, or 3 if calls
 //! were cut off; settings that cannot be used end with 2.
 
+mod admission;
 mod failure;
 mod grpc;
 mod http;

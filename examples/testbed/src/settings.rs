@@ -10,14 +10,11 @@ use std::time::Duration;
 use axum::http::Uri;
 use plimsoll::caller::TrustedProxies;
 
+use crate::admission::Admission;
 use crate::limited::{self, Limits};
 
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
-    "TB_MAX_INFLIGHT",
-    "TB_QUEUE",
-    "TB_QUEUE_MS",
-    "TB_ADAPTIVE",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -60,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) max_connections: Option<NonZeroUsize>,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
+    /// How many calls are let in at once.
+    pub(crate) admission: Admission,
     /// What holds for `/limited` and `/limited-redis`.
     pub(crate) limits: Limits,
 }
@@ -104,6 +103,7 @@ impl Default for Settings {
             write_stall: None,
             max_connections: None,
             drain: Duration::from_secs(5),
+            admission: Admission::default(),
             limits: Limits::default(),
         }
     }
@@ -164,6 +164,18 @@ impl Settings {
             }
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            "TB_MAX_INFLIGHT" => {
+                self.admission.max_in_flight = Some(parse(name, value, "a number above 0")?);
+            }
+            "TB_ADAPTIVE" => {
+                let flag: u8 = parse(name, value, "0 or 1")?;
+                self.admission.adaptive = flag != 0;
+            }
+            "TB_QUEUE" => self.admission.queue = Some(parse(name, value, "a number of calls")?),
+            "TB_QUEUE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.admission.queue_time = Some(Duration::from_millis(millis));
             }
             "TB_RATE" => self.limits.rate = parse(name, value, "calls a second")?,
             "TB_BURST" => self.limits.burst = Some(parse(name, value, "a number of calls")?),
@@ -256,6 +268,10 @@ mod tests {
             ("TB_BODY_MAX", "4096"),
             ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
+            ("TB_MAX_INFLIGHT", "4"),
+            ("TB_QUEUE", "8"),
+            ("TB_QUEUE_MS", "500"),
+            ("TB_ADAPTIVE", "1"),
         ])
         .expect("all of these are supported");
         assert!(!settings.any_port());
@@ -265,6 +281,10 @@ mod tests {
         assert_eq!(settings.body_max, 4_096);
         assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
+        let admission = settings.admission;
+        assert_eq!(admission.limit().handle().limit(), 4);
+        assert_eq!(admission.queue, Some(8));
+        assert_eq!(admission.queue_time, Some(Duration::from_millis(500)));
     }
 
     #[test]
@@ -295,7 +315,13 @@ mod tests {
     fn names_what_it_refuses() {
         for (name, value, says) in [
             ("TB_HTPP", "127.0.0.1:1", "TB_HTPP: unknown setting"),
-            ("TB_QUEUE", "5", "TB_QUEUE: not supported yet"),
+            ("TB_CHAOS", "5", "TB_CHAOS: not supported yet"),
+            (
+                "TB_MAX_INFLIGHT",
+                "0",
+                "TB_MAX_INFLIGHT=0: expected a number",
+            ),
+            ("TB_ADAPTIVE", "yes", "TB_ADAPTIVE=yes: expected 0 or 1"),
             ("TB_RATE", "-5", "TB_RATE=-5: expected calls a second"),
             ("TB_KEY_CAP", "0", "TB_KEY_CAP=0: expected a number"),
             (
