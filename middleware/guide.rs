@@ -6,6 +6,8 @@ struct Readme;
 struct AccessLog;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
+#[doc = include_str!("../docs/health.md")]
+struct Health;
 #[doc = include_str!("../docs/log.md")]
 struct Log;
 #[doc = include_str!("../docs/metrics.md")]

@@ -25,15 +25,20 @@
 // The core serves all layers: what only a layer that is switched off would use is no dead code.
 #![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
 
+pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod context;
 pub mod gauge;
 #[cfg(all(doctest, feature = "full"))]
 mod guide;
+#[cfg(any(feature = "load-shed", feature = "back-pressure"))]
+pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;
+#[cfg(feature = "health")]
+pub mod ops;
 pub mod outcome;
 mod panics;
 pub mod protocol;

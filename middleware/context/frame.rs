@@ -1,9 +1,16 @@
-use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    fmt, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
-use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
+use super::{
+    Cause, Deadline, FieldValue, Journal, Priority, RequestId, Secrets, TRACEPARENT, TraceContext,
+};
 use crate::{clock, observe::Intake, protocol::Protocol};
 
 /// So many frames a thread keeps for calls to come.
@@ -32,6 +39,15 @@ pub(crate) struct Frame {
     secrets: Secrets,
     /// What was read of the request's body, once a layer watches it.
     intake: Option<Arc<Intake>>,
+    /// When the call is over, and whether its caller asked for more time than it was given.
+    deadline: Option<Deadline>,
+    deadline_capped: bool,
+    /// Which of several limits ended the call after its head.
+    which: Option<&'static str>,
+    /// How much the call matters, once a layer found out.
+    priority: Option<Priority>,
+    /// The limit that the call waited for last, and for how long.
+    queued: Option<(&'static str, Duration)>,
     /// Whether a layer writes the line of the call.
     has_line: bool,
     /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
@@ -97,6 +113,11 @@ impl Frame {
             trace,
             secrets,
             intake,
+            deadline,
+            deadline_capped,
+            which,
+            priority,
+            queued,
             has_line,
             of_task,
             journal,
@@ -108,6 +129,11 @@ impl Frame {
         *trace = None;
         secrets.clear();
         *intake = None;
+        *deadline = None;
+        *deadline_capped = false;
+        *which = None;
+        *priority = None;
+        *queued = None;
         *has_line = false;
         *of_task = false;
         *journal = None;
@@ -181,6 +207,52 @@ impl Frame {
         self.intake = Some(intake);
     }
 
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Brings the deadline forward; it is never put off.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = Some(self.deadline.map_or(deadline, |set| set.min(deadline)));
+    }
+
+    pub(crate) fn deadline_capped(&self) -> bool {
+        self.deadline_capped
+    }
+
+    /// The caller asked for more time than it was given.
+    pub(crate) fn cap_deadline(&mut self) {
+        self.deadline_capped = true;
+    }
+
+    pub(crate) fn which(&self) -> Option<&'static str> {
+        self.which
+    }
+
+    /// Tells which of several limits ended the call; the first counts.
+    pub(crate) fn set_which(&mut self, which: &'static str) {
+        self.which.get_or_insert(which);
+    }
+
+    pub(crate) fn priority(&self) -> Option<Priority> {
+        self.priority
+    }
+
+    /// The layer that is asked last knows best.
+    pub(crate) fn set_priority(&mut self, priority: Priority) {
+        self.priority = Some(priority);
+    }
+
+    pub(crate) fn queued(&self) -> Option<(&'static str, Duration)> {
+        self.queued
+    }
+
+    /// The call waited for this limit. If it waited before, that is added.
+    pub(crate) fn set_queued(&mut self, limit: &'static str, waited: Duration) {
+        let before = self.queued.map_or(Duration::ZERO, |(_, before)| before);
+        self.queued = Some((limit, before.saturating_add(waited)));
+    }
+
     pub(crate) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -207,6 +279,7 @@ impl Frame {
             id_replaced: self.id_replaced,
             trace: self.trace.clone(),
             secrets: self.secrets.clone(),
+            priority: self.priority,
             of_task: true,
             ..Self::default()
         })

@@ -6,7 +6,6 @@
 mod barista;
 mod failure;
 mod menu;
-mod ops;
 mod orders;
 mod reception;
 mod shop;

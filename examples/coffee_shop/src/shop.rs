@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use plimsoll::log::Writer;
+use plimsoll::ops::health::{Check, Health};
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
 use plimsoll::server::metrics::{MetricsLayer, Objective};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 
-use crate::{barista, ops, reception};
+use crate::{barista, reception};
 
 /// How long calls may go on after Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -111,6 +112,7 @@ Ctrl-C closes the shop.
         // The barista stays until reception has no call left that may need it.
         let reception_closed = CancellationToken::new();
 
+        let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
         let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
@@ -131,7 +133,10 @@ Ctrl-C closes the shop.
             );
         let ops = axum::serve(
             self.ops.listener,
-            ops::routes(closing.clone()).merge(telemetry.metrics_route()),
+            health
+                .routes()
+                .merge(health.details())
+                .merge(telemetry.metrics_route()),
         );
 
         let reception = async {
@@ -144,6 +149,7 @@ Ctrl-C closes the shop.
         let patience = async {
             asked_to_close.await;
             tracing::info!("the shop closes");
+            health.drain();
             closing.cancel();
             tokio::time::sleep(DRAIN).await;
             tracing::warn!("some calls did not end in time and are cut");

@@ -17,11 +17,9 @@
 //! milliseconds when it grows. Here the keys lie in a table of fixed size.
 
 mod admission;
-mod client;
 mod gcra;
 mod handle;
 mod headers;
-mod key;
 mod offenders;
 mod quota;
 mod quota_text;
@@ -52,11 +50,12 @@ use crate::{
     observe::{BoxError, ResponseBody, ResponseFuture},
 };
 
+pub use crate::caller::{
+    Call, Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, Key, TrustedProxies,
+};
 pub use admission::Admission;
-pub use client::{Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, TrustedProxies};
 pub use handle::{Decisions, InvalidChange, RateLimitHandle};
 pub use headers::QuotaHeaders;
-pub use key::{Call, Key};
 pub use offenders::{Offender, ShownKey};
 pub use quota::{InvalidQuota, Quota, Quotas, Rate};
 #[cfg(feature = "rate-limit-redis")]

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::key::Identity;
+use crate::caller::Identity;
 
 /// Keys that one sketch watches.
 const WATCHED: usize = 8;

@@ -8,13 +8,11 @@ use std::{
 
 use http::StatusCode;
 
-use super::{
-    headers::QuotaHeaders,
-    key::{Call, Key},
-    quota::Quotas,
-    tier::Tier,
+use super::{headers::QuotaHeaders, quota::Quotas, tier::Tier};
+use crate::{
+    caller::{Call, Key},
+    context::Route,
 };
-use crate::context::Route;
 
 /// How a call ended, for what is charged after the fact.
 #[derive(Clone, Copy, Debug)]

@@ -10,12 +10,12 @@ use super::{
     LAYER,
     admission::{Admission, Charge, Told},
     gcra::Nanos,
-    key::Call,
     report::{self, Due, Report},
     settings::Settings,
     store::{Ask, Decision, Memory},
 };
 use crate::{
+    caller::Call,
     clock,
     rejection::{Reason, Rejection, RetryHint},
 };

@@ -19,10 +19,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{
-    Admission, RateLimitHandle, RateLimitLayer, key::Call, settings::Settings, shared::Shared,
-};
+use super::{Admission, RateLimitHandle, RateLimitLayer, settings::Settings, shared::Shared};
 use crate::{
+    caller::Call,
     clock,
     context::Scope,
     observe::{BoxError, ResponseBody, ResponseFuture},

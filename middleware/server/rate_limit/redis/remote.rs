@@ -6,12 +6,12 @@ use super::{
     script::{self, Question, StoreErrorKind},
 };
 use crate::{
+    caller::Call,
     clock, context,
     rejection::{Reason, Rejection, RetryHint},
     server::rate_limit::{
         LAYER,
         admission::{Admission, Charge, Told},
-        key::Call,
         settings::Answer,
         shared::{Shared, rejection},
         store::{Ask, Decision},

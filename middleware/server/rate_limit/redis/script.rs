@@ -5,10 +5,12 @@ use std::{hash::Hasher, sync::LazyLock, time::Duration};
 use redis::{Cmd, RedisError, Script, ServerErrorKind, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::server::rate_limit::{
-    gcra::{Nanos, Pace, Times},
-    key::Digest,
-    tier::Refusal,
+use crate::{
+    caller::Digest,
+    server::rate_limit::{
+        gcra::{Nanos, Pace, Times},
+        tier::Refusal,
+    },
 };
 
 const TEXT: &str = include_str!("decide.lua");

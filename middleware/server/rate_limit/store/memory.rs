@@ -11,12 +11,14 @@ use std::{
 };
 
 use super::table::{Seats, Table, scale};
-use crate::server::rate_limit::{
-    gcra::{Nanos, Times, nanos},
-    key::Identity,
-    offenders::{Offender, Sketch},
-    quota::MAX_QUOTAS,
-    tier::{Refusal, Tier},
+use crate::{
+    caller::Identity,
+    server::rate_limit::{
+        gcra::{Nanos, Times, nanos},
+        offenders::{Offender, Sketch},
+        quota::MAX_QUOTAS,
+        tier::{Refusal, Tier},
+    },
 };
 
 /// Keys of one shard; fewer shards than this many keys need make no sense.

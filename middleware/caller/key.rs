@@ -13,7 +13,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
 use super::client::{Ipv6Prefix, TrustedProxies};
 use crate::context::{PeerAddr, Route};
 
-/// What a rate limit may look at: a request without its body.
+/// What tells a caller: a request without its body.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Call<'a> {
@@ -28,7 +28,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn of<B>(request: &'a Request<B>) -> Self {
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),
@@ -42,7 +42,7 @@ impl<'a> Call<'a> {
 ///
 /// ```
 /// # use http::HeaderName;
-/// # use plimsoll::server::rate_limit::Key;
+/// # use plimsoll::caller::Key;
 /// let api_key = HeaderName::from_static("x-api-key");
 /// // The API key, else the address; and for each route apart.
 /// let key = Key::header(api_key).or(Key::peer()).and(Key::route());
@@ -155,7 +155,7 @@ impl Key {
 
     /// Who calls, as this digest tells it.
     #[inline]
-    pub(super) fn identify<D: Digest>(
+    pub(crate) fn identify<D: Digest>(
         &self,
         call: &Call<'_>,
         digest: &D,
@@ -238,13 +238,13 @@ impl fmt::Debug for Key {
 
 /// A caller: the hash of its key, and its address if the key has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity<H> {
-    pub(super) hash: H,
-    pub(super) address: Option<IpAddr>,
+pub(crate) struct Identity<H> {
+    pub(crate) hash: H,
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// How keys are hashed. Nobody without its secret can make two that collide.
-pub(super) trait Digest {
+pub(crate) trait Digest {
     type Hash: Copy + Hash;
 
     fn digest(&self, write: impl FnOnce(&mut dyn Hasher)) -> Self::Hash;
