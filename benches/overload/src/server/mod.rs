@@ -6,7 +6,7 @@ mod variants;
 
 use std::{
     io::{self, BufRead, Write},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     process::exit,
     sync::Arc,
     thread,
@@ -86,6 +86,11 @@ async fn listen(case: &Case, work: Arc<Work>) -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let router = match case.protocol {
+        Protocol::Http => http(case, work),
+        Protocol::Grpc => Routes::new(Overload(work)).into_axum_router(),
+    };
+    let router = variants::wrap(router, case)?;
     println!("{}", address.port());
     match case.protocol {
         Protocol::Http => {
@@ -94,14 +99,13 @@ async fn listen(case: &Case, work: Arc<Work>) -> Result<(), String> {
                     .set_nodelay(true)
                     .expect("a stream that was just accepted is open");
             });
-            let router = variants::wrap(http(case, work), case)?;
+            let router = router.into_make_service_with_connect_info::<SocketAddr>();
             axum::serve(listener, router)
                 .await
                 .map_err(|error| error.to_string())
         }
         Protocol::Grpc => {
-            let router = Routes::new(Overload(work)).into_axum_router();
-            let routes = Routes::from(variants::wrap(router, case)?);
+            let routes = Routes::from(router);
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let served = Server::builder()
                 .add_routes(routes)

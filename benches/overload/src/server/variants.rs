@@ -1,5 +1,7 @@
 //! What stands before the backend: ours, its peers, and nothing.
 
+use std::net::Ipv4Addr;
+
 use axum::{
     Router,
     error_handling::HandleErrorLayer,
@@ -7,6 +9,11 @@ use axum::{
 };
 use http::StatusCode;
 use little_loadshedder::{LoadShedLayer as LittleLoadshedder, LoadShedResponse};
+use plimsoll::{
+    caller::{Cidr, TrustedProxies},
+    limit::Limit,
+    server::{back_pressure::BackPressureLayer, load_shed::LoadShedLayer},
+};
 use tonic::Status;
 use tower::{
     BoxError, ServiceBuilder, limit::GlobalConcurrencyLimitLayer,
@@ -65,8 +72,20 @@ pub(super) fn wrap(router: Router, case: &Case) -> Result<Router, String> {
                 .map_err(|error| error.to_string())?;
             router.layer(rejects().layer(AdaptiveLimiterLayer::new(vegas)))
         }
-        Variant::LoadShed | Variant::BackPressure => router,
+        Variant::LoadShed => router.layer(
+            LoadShedLayer::new(Limit::adaptive()).priority_from(TrustedProxies::new(loopback()?)),
+        ),
+        Variant::BackPressure => router.layer(
+            BackPressureLayer::new(Limit::adaptive())
+                .priority_from(TrustedProxies::new(loopback()?)),
+        ),
     })
+}
+
+/// Whose word is taken for the priority of a call: the generator's.
+fn loopback() -> Result<Option<Cidr>, String> {
+    let loopback = Cidr::new(Ipv4Addr::LOCALHOST.into(), 32);
+    loopback.map(Some).map_err(|error| error.to_string())
 }
 
 /// The answer of those who leave it to their users.
