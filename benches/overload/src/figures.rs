@@ -25,17 +25,19 @@ struct Figure {
 
 /// All figures for which there are runs, as a table.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let results = Results(rows);
     let mut figures = Vec::new();
-    for layer in Variant::OURS {
-        figures.extend(results.goodput(layer));
-        figures.extend(results.waits(layer));
-        figures.extend(results.false_rejections(layer));
-        figures.extend(results.drops(layer));
-        figures.extend(results.priorities(layer));
-        figures.extend(results.rejections(layer));
-        figures.extend(results.hints(layer));
-        figures.extend(results.against_peers(layer));
+    for protocol in [Protocol::Http, Protocol::Grpc] {
+        let results = Results { rows, protocol };
+        for layer in Variant::OURS {
+            figures.extend(results.goodput(layer));
+            figures.extend(results.waits(layer));
+            figures.extend(results.false_rejections(layer));
+            figures.extend(results.drops(layer));
+            figures.extend(results.priorities(layer));
+            figures.extend(results.rejections(layer));
+            figures.extend(results.hints(layer));
+            figures.extend(results.against_peers(layer));
+        }
     }
     if figures.is_empty() {
         return "No figure can be told from these runs.".to_owned();
@@ -82,7 +84,7 @@ impl Results<'_> {
             Some(at_least(
                 format!(
                     "{}: goodput of {} at {}x, of what is possible",
-                    layer.name(),
+                    self.name(layer),
                     backend.name(),
                     load(percent)
                 ),
@@ -103,7 +105,7 @@ impl Results<'_> {
             let p99 = self.median(Which::steady(backend, layer, percent), |row| row.all.p99_ms)?;
             let what = format!(
                 "{}: p99 of {} at {}x, of unloaded",
-                layer.name(),
+                self.name(layer),
                 backend.name(),
                 load(percent)
             );
@@ -113,7 +115,7 @@ impl Results<'_> {
             let p99 = self.median(Which::steady(Backend::Inline, layer, percent), |row| {
                 row.all.p99_ms
             })?;
-            let what = format!("{}: p99 of inline at {}x", layer.name(), load(percent));
+            let what = format!("{}: p99 of inline at {}x", self.name(layer), load(percent));
             Some(at_most(what, 200.0, p99, " ms"))
         });
         ratios.chain(inline).collect()
@@ -124,7 +126,7 @@ impl Results<'_> {
         let figures = bars.into_iter().filter_map(|(percent, bar)| {
             let which = Which::steady(Backend::Semaphore, layer, percent);
             let share = self.median(which, |row| row.all.rejected_share())?;
-            let what = format!("{}: rejected at {}x", layer.name(), load(percent));
+            let what = format!("{}: rejected at {}x", self.name(layer), load(percent));
             Some(at_most(what, bar, share * 100.0, " %"))
         });
         figures.collect()
@@ -158,7 +160,7 @@ impl Results<'_> {
             let what = |what: &str| {
                 format!(
                     "{}: {} at {}x: {what}",
-                    layer.name(),
+                    self.name(layer),
                     scenario.name(),
                     load(percent)
                 )
@@ -195,7 +197,7 @@ impl Results<'_> {
                 })?;
                 let what = format!(
                     "{}: critical calls served at {}x",
-                    layer.name(),
+                    self.name(layer),
                     load(percent)
                 );
                 Some(at_least(what, bar, share))
@@ -207,7 +209,7 @@ impl Results<'_> {
         let Some(cost) = self.rejection(layer) else {
             return Vec::new();
         };
-        let name = layer.name();
+        let name = self.name(layer);
         let share = cost / Backend::Inline.mean_service().as_secs_f64();
         let mut figures = vec![at_most(
             format!(
@@ -229,52 +231,33 @@ impl Results<'_> {
     }
 
     /// Whether callers are told when to come back.
-    fn hints(&self, layer: Variant) -> Vec<Figure> {
-        let figures = [Protocol::Http, Protocol::Grpc]
-            .into_iter()
-            .filter_map(|protocol| {
-                let which = Which {
-                    protocol,
-                    ..Which::steady(Backend::Semaphore, layer, 200)
-                };
-                let share = self.median(which, |row| {
-                    row.all.hinted as f64 / row.all.rejected.max(1) as f64
-                })?;
-                let what = format!(
-                    "{}: rejections with a retry hint, {}",
-                    layer.name(),
-                    protocol.name()
-                );
-                Some(at_least(what, 1.0, share))
-            });
-        figures.collect()
+    fn hints(&self, layer: Variant) -> Option<Figure> {
+        let which = Which::steady(Backend::Semaphore, layer, 200);
+        let share = self.median(which, |row| {
+            row.all.hinted as f64 / row.all.rejected.max(1) as f64
+        })?;
+        let what = format!("{}: rejections with a retry hint", self.name(layer));
+        Some(at_least(what, 1.0, share))
+    }
+
+    fn name(&self, layer: Variant) -> String {
+        format!("{} {}", self.protocol.name(), layer.name())
     }
 
     /// The best goodput of all that nobody tuned, and less waiting than with any that is as good.
     fn against_peers(&self, layer: Variant) -> Vec<Figure> {
-        let mut figures = Vec::new();
-        for protocol in [Protocol::Http, Protocol::Grpc] {
-            for backend in Backend::ALL {
-                for percent in [120, 200, 500, 1_000] {
-                    figures.extend(self.against(protocol, backend, layer, percent));
-                }
-            }
-        }
-        figures
+        let loads = [120, 200, 500, 1_000];
+        let cases = Backend::ALL
+            .into_iter()
+            .flat_map(|backend| loads.map(|percent| (backend, percent)));
+        cases
+            .filter_map(|(backend, percent)| self.against(backend, layer, percent))
+            .collect()
     }
 
-    fn against(
-        &self,
-        protocol: Protocol,
-        backend: Backend,
-        layer: Variant,
-        percent: u32,
-    ) -> Option<Figure> {
+    fn against(&self, backend: Backend, layer: Variant, percent: u32) -> Option<Figure> {
         let of = |variant| {
-            let which = Which {
-                protocol,
-                ..Which::steady(backend, variant, percent)
-            };
+            let which = Which::steady(backend, variant, percent);
             let goodput = self.median(which, |row| row.all.goodput() / backend.capacity())?;
             let p99 = self.median(which, |row| row.all.p99_ms)?;
             Some((variant, goodput, p99))
@@ -293,9 +276,8 @@ impl Results<'_> {
         let met = goodput >= best_goodput - EQUAL && as_good().all(|(.., peers)| p99 < peers);
         Some(Figure {
             what: format!(
-                "{}: best of the untuned, {}/{} at {}x",
-                layer.name(),
-                protocol.name(),
+                "{}: best of the untuned, {} at {}x",
+                self.name(layer),
                 backend.name(),
                 load(percent)
             ),
@@ -404,7 +386,7 @@ mod tests {
     #[test]
     fn a_peer_that_is_as_good_must_wait_longer() {
         let mut rows = rows();
-        let figure = "back_pressure: best of the untuned, http/semaphore at 2x";
+        let figure = "back_pressure: best of the untuned, semaphore at 2x";
         rows[3].all.p99_ms = 101.0;
         assert!(line(&rows, figure).ends_with("met |"));
         rows[3].all.p99_ms = 99.0;

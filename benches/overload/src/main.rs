@@ -16,6 +16,7 @@
 //! | `--seed`, `--seeds` | one seed by its value; or how many, from 1 |
 //! | `--results` | a file that gets a line for each run; runs that it holds are not run again |
 //! | `--plots` | a folder that gets the plots |
+//! | `--report` | runs nothing: the figures and plots of what `--results` holds |
 //! | `--plan` | lists the cases and how long they take; with `--results`, those that are left |
 //!
 //! **The server** is a process of its own for each run: plain `axum::serve`, or tonic's server, with one worker on one
@@ -29,12 +30,12 @@
 //! gRPC on one of 512 places on eight connections); if all are taken it waits, and its clock runs. What could not be
 //! sent within the deadline has failed. Calls offered are served in time, late, rejected or failed: the four add up, or
 //! the run is void. So is one where more than one start in a hundred was over 5 ms late, or the generator's core more
-//! than 70 % busy: anything else that runs on the machine counts, so use a quiet one.
+//! than 70 % busy, or something else took more than a tenth of the server's: use a quiet machine.
 //!
 //! **The variants.** tower's `ConcurrencyLimit` with `LoadShed` gets the limit of someone who knows the backend (24 for
 //! the semaphore), four times that and a quarter of it. tower-resilience has its defaults, and tower's `LoadShed` in
 //! front, since it waits otherwise. little-loadshedder has no defaults: it gets five mean services as its target, and
-//! its example's weight of 0.01. Ours are not tuned at all.
+//! its example's weight of 0.01, and in full runs half a minute to find its limit. Ours are not tuned at all.
 //!
 //! **Figures.** The peak is the best goodput at 1.0 and 1.1 of no limit or of tower's tuned one. CPU per rejection is
 //! what ten times the load takes more than about the capacity, by the number of rejections. Runs of three seeds are
@@ -98,7 +99,7 @@ fn start(arguments: &[String]) -> Result<(), String> {
     cases.retain(|case| !known(case));
     let total: Duration = cases.iter().map(plan::duration).sum();
     eprintln!(
-        "{} runs, about {:.1} minutes",
+        "{} runs to do, about {:.1} minutes",
         cases.len(),
         total.as_secs_f64() / 60.0
     );
@@ -108,13 +109,17 @@ fn start(arguments: &[String]) -> Result<(), String> {
         }
         return Ok(());
     }
-    run_all(&cases, &options, &mut rows)?;
+    if !options.only_report {
+        run_all(&cases, &options, &mut rows)?;
+    }
 
     // Of a file of results, only what was asked for.
     rows.retain(|row| chosen.contains(&row.case));
     println!("\n{}", figures::table(&rows));
     if !options.plan.full {
-        println!("Short runs: a look, not figures to quote.");
+        println!(
+            "Short runs: a look, not figures to quote. Peers that take long to find their limit have not."
+        );
     }
     match &options.plots {
         Some(folder) => plots::write(&rows, folder),

@@ -14,6 +14,7 @@ pub(crate) struct Options {
     pub(crate) results: Option<PathBuf>,
     pub(crate) plots: Option<PathBuf>,
     pub(crate) only_plan: bool,
+    pub(crate) only_report: bool,
 }
 
 impl Options {
@@ -32,6 +33,7 @@ impl Options {
             results: None,
             plots: None,
             only_plan: false,
+            only_report: false,
         };
         let plan = &mut options.plan;
         let mut rest = arguments.iter();
@@ -44,6 +46,7 @@ impl Options {
                 "--full" => plan.full = true,
                 "--grpc" => plan.grpc = true,
                 "--plan" => options.only_plan = true,
+                "--report" => options.only_report = true,
                 "--backend" => plan.backends = words(value()?),
                 "--variant" => plan.variants = words(value()?),
                 "--scenario" => plan.scenarios = words(value()?),

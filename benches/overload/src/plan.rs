@@ -45,7 +45,7 @@ const ALL: &[Variant] = &[
     LoadShed,
     BackPressure,
 ];
-/// Those of a short look.
+/// Without the second one of a kind.
 const MOST: &[Variant] = &[
     NoLimit,
     TowerTuned,
@@ -56,18 +56,18 @@ const MOST: &[Variant] = &[
     LoadShed,
     BackPressure,
 ];
+/// Those that hold when capacity is lost, or should.
 const LIMITED: &[Variant] = &[
     TowerTuned,
     TowerHigh,
     TowerLow,
     LittleLoadshedder,
     ResilienceAimd,
-    ResilienceVegas,
     LoadShed,
     BackPressure,
 ];
 const ADAPTIVE: &[Variant] = &[LittleLoadshedder, ResilienceAimd, LoadShed, BackPressure];
-const LOADS: &[u32] = &[50, 80, 90, 120, 200, 500, 1_000];
+const OVERLOADS: &[u32] = &[120, 200, 500, 1_000];
 
 /// What the figures refer to stands first: the peak, the unloaded server, the bare rejection.
 const QUICK: &[Block<'_>] = &[
@@ -105,12 +105,21 @@ const QUICK_GRPC: &[Block<'_>] = &[(
 const FULL: &[Block<'_>] = &[
     (Semaphore, Steady, &[NoLimit, TowerTuned], &[100, 110]),
     (Semaphore, Steady, &[Bare503], &[1_000]),
-    (Yield, Steady, &[NoLimit, TowerTuned], &[100, 110]),
-    (Bimodal, Steady, &[NoLimit, TowerTuned], &[100, 110]),
-    (Semaphore, Steady, ALL, LOADS),
-    (Yield, Steady, ALL, LOADS),
-    (Inline, Steady, MOST, &[50, 90, 120, 200, 500, 1_000]),
-    (Bimodal, Steady, ALL, LOADS),
+    (Yield, Steady, &[NoLimit, TowerTuned], &[90, 100, 110]),
+    (Bimodal, Steady, &[NoLimit, TowerTuned], &[90, 100, 110]),
+    (Yield, Steady, &[NoLimit], &[50]),
+    (Bimodal, Steady, &[NoLimit], &[50]),
+    (Semaphore, Steady, ALL, &[50, 80, 90, 120, 200, 500, 1_000]),
+    (Yield, Steady, OURS, &[50, 80, 90]),
+    (Yield, Steady, MOST, OVERLOADS),
+    (Bimodal, Steady, OURS, &[50, 80, 90]),
+    (Bimodal, Steady, MOST, OVERLOADS),
+    (
+        Inline,
+        Steady,
+        &[NoLimit, TowerTuned, LoadShed, BackPressure],
+        &[90, 120, 200, 500, 1_000],
+    ),
     (Semaphore, Priorities, OURS, &[200, 500]),
     (Semaphore, QuarterCapacity, LIMITED, &[70, 200]),
     (Semaphore, FourTimesSlower, LIMITED, &[70, 200]),
@@ -147,6 +156,8 @@ impl Plan {
                 http.iter()
                     .flat_map(|block| self.block(block, Protocol::Http, *seed)),
             );
+            // Who chooses says --grpc.
+            let grpc = if filtered && !self.full { &[] } else { grpc };
             cases.extend(
                 grpc.iter()
                     .flat_map(|block| self.block(block, Protocol::Grpc, *seed)),
@@ -166,7 +177,7 @@ impl Plan {
                 scenario,
                 percent,
                 seed,
-                lengths: self.lengths(scenario),
+                lengths: self.lengths(scenario, *variant),
             })
         };
         percents
@@ -175,9 +186,11 @@ impl Plan {
             .collect()
     }
 
-    fn lengths(&self, scenario: Scenario) -> Lengths {
+    fn lengths(&self, scenario: Scenario, variant: Variant) -> Lengths {
         let (seconds, warm_up) = match (self.seconds, self.full) {
             (Some(seconds), _) => (seconds * 1_000, seconds * 1_000 / 3),
+            // It takes half a minute to find 16 places.
+            (None, true) if variant == LittleLoadshedder => (30_000, 30_000),
             (None, true) => (30_000, 10_000),
             (None, false) => (3_000, 2_000),
         };

@@ -29,6 +29,8 @@ const CALM: Duration = Duration::from_millis(200);
 /// A run is void if more starts than this were late, or the generator's core was busier than that.
 const MOST_LATE_STARTS: f64 = 0.01;
 const MOST_BUSY: f64 = 0.7;
+/// Or if others took more of the server's core.
+const MOST_OTHERS: f64 = 0.1;
 
 /// What a run found. One line of the file of results.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub(crate) struct Row {
     pub(crate) server_cpu: f64,
     /// Share of the time that the generator's core was busy.
     pub(crate) generator_busy: f64,
+    /// Share of the time that something else than the server took of its core.
+    pub(crate) others_busy: f64,
     /// Connections opened anew.
     pub(crate) reopened: u64,
 }
@@ -67,6 +71,12 @@ impl Row {
             return Some(format!(
                 "generator {:.0} % busy",
                 self.generator_busy * 100.0
+            ));
+        }
+        if self.others_busy > MOST_OTHERS {
+            return Some(format!(
+                "others took {:.0} % of the server's core",
+                self.others_busy * 100.0
             ));
         }
         None
@@ -109,13 +119,14 @@ pub(crate) fn run(case: &Case, cores: [usize; 2]) -> Result<Row, String> {
         series: series(&run.records, case.length(), case.backend.deadline()),
         server_cpu: controlled.server_cpu.as_secs_f64(),
         generator_busy: controlled.generator_busy,
+        others_busy: controlled.others_busy,
         reopened: run.reopened,
     })
 }
 
 async fn load<D: Dial>(
     case: &Case,
-    [_, core]: [usize; 2],
+    cores: [usize; 2],
     server: RunningServer,
     dial: D,
 ) -> Result<(Run, Controlled), String> {
@@ -128,7 +139,7 @@ async fn load<D: Dial>(
         );
     }
     let start = Instant::now() + CALM;
-    let control = control(case, core, server, start);
+    let control = control(case, cores, server, start);
     let callers = Callers {
         deadline: case.backend.deadline(),
         hang_up: case.scenario == Scenario::Impatient,
@@ -142,6 +153,7 @@ async fn load<D: Dial>(
 struct Controlled {
     server_cpu: Duration,
     generator_busy: f64,
+    others_busy: f64,
     /// Runs until this is dropped: answers are awaited a little longer than calls are made.
     _server: RunningServer,
 }
@@ -150,7 +162,7 @@ struct Controlled {
 /// for nothing.
 fn control(
     case: &Case,
-    core: usize,
+    [server_core, generator_core]: [usize; 2],
     mut server: RunningServer,
     start: Instant,
 ) -> JoinHandle<Result<Controlled, String>> {
@@ -170,15 +182,18 @@ fn control(
             thread::sleep((start + at).saturating_duration_since(Instant::now()));
             let cpu = server.order(change)?;
             if change.is_none() {
-                measured.push((cpu, Ticks::of(core)?));
+                measured.push((cpu, Ticks::of(server_core)?, Ticks::of(generator_core)?));
             }
         }
-        let [(cpu_before, ticks_before), (cpu, ticks)] = measured[..] else {
+        let [before, after] = measured[..] else {
             return Err("a run is measured from its warm-up to its end".to_owned());
         };
+        let server_cpu = after.0.saturating_sub(before.0);
+        let own_share = server_cpu.as_secs_f64() / (to - from).as_secs_f64();
         Ok(Controlled {
-            server_cpu: cpu.saturating_sub(cpu_before),
-            generator_busy: ticks.busy_since(ticks_before),
+            server_cpu,
+            others_busy: after.1.busy_since(before.1) - own_share,
+            generator_busy: after.2.busy_since(before.2),
             _server: server,
         })
     })
@@ -276,6 +291,7 @@ pub(crate) mod tests {
             series: vec![40; 100],
             server_cpu: 0.1,
             generator_busy: 0.2,
+            others_busy: 0.0,
             reopened: 0,
         }
     }
@@ -284,6 +300,8 @@ pub(crate) mod tests {
     fn runs_of_a_slow_generator_are_void() {
         let mut row = ideal(case(Variant::NoLimit, 200));
         assert_eq!(row.void(), None);
+        row.others_busy = 0.12;
+        assert_eq!(row.void().unwrap(), "others took 12 % of the server's core");
         row.generator_busy = 0.71;
         assert_eq!(row.void().unwrap(), "generator 71 % busy");
         row.all.late_starts = 0.02;

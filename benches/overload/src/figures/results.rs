@@ -5,13 +5,15 @@ use crate::{
     run::Row,
 };
 
-/// Rows of a run, with medians over their seeds.
-pub(super) struct Results<'a>(pub(super) &'a [Row]);
+/// Rows of one protocol, with medians over their seeds.
+pub(super) struct Results<'a> {
+    pub(super) rows: &'a [Row],
+    pub(super) protocol: Protocol,
+}
 
 /// Which rows.
 #[derive(Clone, Copy)]
 pub(super) struct Which {
-    pub(super) protocol: Protocol,
     pub(super) backend: Backend,
     pub(super) scenario: Scenario,
     pub(super) variant: Variant,
@@ -21,10 +23,9 @@ pub(super) struct Which {
 impl Results<'_> {
     /// The median over the seeds of what is measured; `None` if there is no run that counts.
     pub(super) fn median(&self, which: Which, value: impl Fn(&Row) -> f64) -> Option<f64> {
-        let rows = self
-            .0
-            .iter()
-            .filter(|row| which.is(row) && row.void().is_none());
+        let rows = self.rows.iter().filter(|row| {
+            row.case.protocol == self.protocol && which.is(row) && row.void().is_none()
+        });
         let mut values: Vec<f64> = rows.map(value).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -93,7 +94,6 @@ impl Results<'_> {
 impl Which {
     pub(super) fn steady(backend: Backend, variant: Variant, percent: u32) -> Self {
         Self {
-            protocol: Protocol::Http,
             backend,
             scenario: Scenario::Steady,
             variant,
@@ -103,8 +103,7 @@ impl Which {
 
     fn is(&self, row: &Row) -> bool {
         let case = &row.case;
-        case.protocol == self.protocol
-            && case.backend == self.backend
+        case.backend == self.backend
             && case.scenario == self.scenario
             && case.variant == self.variant
             && case.percent == self.percent

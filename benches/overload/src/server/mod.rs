@@ -12,8 +12,12 @@ use std::{
     thread,
 };
 
-use axum::{Router, extract::State, routing::get, serve::ListenerExt};
-use http::StatusCode;
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+    serve::ListenerExt,
+};
 use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
@@ -25,7 +29,7 @@ use crate::{
     machine::{self, Core},
 };
 use backend::Work;
-use grpc::Overload;
+use grpc::{ECHO, Overload};
 
 /// What the parent says over the pipe; each line but these is an error.
 const CPU: &str = "cpu";
@@ -86,13 +90,28 @@ async fn listen(case: &Case, work: Arc<Work>) -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let router = match case.protocol {
-        Protocol::Http => http(case, work),
+    let router = router(case, work)?;
+    println!("{}", address.port());
+    answer(listener, case.protocol, router).await
+}
+
+/// The handlers behind the case's variant.
+fn router(case: &Case, work: Arc<Work>) -> Result<Router, String> {
+    let protocol = case.protocol;
+    let rejects = move || async move { variants::rejection(protocol) };
+    let router = match protocol {
+        _ if case.variant == Variant::Bare503 => Router::new()
+            .route("/", get(rejects))
+            .route(ECHO, post(rejects)),
+        Protocol::Http => http(work),
         Protocol::Grpc => Routes::new(Overload(work)).into_axum_router(),
     };
-    let router = variants::wrap(router, case)?;
-    println!("{}", address.port());
-    match case.protocol {
+    variants::wrap(router, case)
+}
+
+/// As users do it: with axum's own server, or with tonic's.
+async fn answer(listener: TcpListener, protocol: Protocol, router: Router) -> Result<(), String> {
+    match protocol {
         Protocol::Http => {
             let listener = listener.tap_io(|stream| {
                 stream
@@ -116,13 +135,99 @@ async fn listen(case: &Case, work: Arc<Work>) -> Result<(), String> {
     }
 }
 
-fn http(case: &Case, work: Arc<Work>) -> Router {
-    if case.variant == Variant::Bare503 {
-        return Router::new().route("/", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
-    }
+fn http(work: Arc<Work>) -> Router {
     let handler = async |State(work): State<Arc<Work>>| {
         work.work().await;
         "ok"
     };
     Router::new().route("/", get(handler)).with_state(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{task::JoinSet, time::timeout};
+
+    use super::*;
+    use crate::{
+        account::Answer,
+        case::tests::case,
+        client::{Grpc, Http1},
+        generator::{Dial, Link},
+        schedule::Class,
+    };
+
+    /// More at once than any variant but no limit lets in.
+    const CALLS: usize = 200;
+
+    async fn answers<D: Dial>(dial: D) -> Vec<Option<Answer>> {
+        let mut calls = JoinSet::new();
+        for _ in 0..CALLS {
+            let mut link = dial.dial().await.unwrap();
+            calls.spawn(async move { link.call(Class::Critical).await });
+        }
+        calls.join_all().await
+    }
+
+    /// Served, rejected with a hint, rejected without one.
+    async fn counts(variant: Variant, protocol: Protocol) -> [usize; 3] {
+        let mut case = case(variant, 200);
+        case.protocol = protocol;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let work = Arc::new(Work::new(case.backend, case.seed));
+        let server = answer(listener, protocol, router(&case, work).unwrap());
+        let calls = async {
+            match protocol {
+                Protocol::Http => answers(Http1 { address }).await,
+                Protocol::Grpc => answers(Grpc::new(address)).await,
+            }
+        };
+        let answers = tokio::select! {
+            answers = timeout(Duration::from_secs(20), calls) => answers.expect("calls end"),
+            ended = server => panic!("the server ended: {ended:?}"),
+        };
+        let count = |wanted| {
+            let found = answers.iter().filter(|answer| **answer == Some(wanted));
+            found.count()
+        };
+        [
+            count(Answer::Served),
+            count(Answer::Rejected { hint: true }),
+            count(Answer::Rejected { hint: false }),
+        ]
+    }
+
+    #[tokio::test]
+    async fn every_variant_serves_some_and_rejects_the_rest() {
+        for protocol in [Protocol::Http, Protocol::Grpc] {
+            for variant in Variant::ALL {
+                let [served, hinted, bare] = counts(variant, protocol).await;
+                let name = format!(
+                    "{} over {}: {served}, {hinted}, {bare}",
+                    variant.name(),
+                    protocol.name()
+                );
+                assert_eq!(served + hinted + bare, CALLS, "{name}");
+                match variant {
+                    Variant::NoLimit => assert_eq!(served, CALLS, "{name}"),
+                    Variant::LoadShed | Variant::BackPressure => {
+                        assert!(served > 0 && hinted > 0 && bare == 0, "{name}")
+                    }
+                    Variant::Bare503 => {
+                        assert_eq!(bare, CALLS, "{name}")
+                    }
+                    _ => assert!(served > 0 && bare > 0 && hinted == 0, "{name}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn orders_are_words_and_a_number() {
+        assert_eq!(order(None), "cpu");
+        assert_eq!(order(Some(Change::Places(4))), "places 4");
+        assert_eq!(order(Some(Change::Slowness(1))), "slowness 1");
+    }
 }

@@ -89,7 +89,7 @@ fn loopback() -> Result<Option<Cidr>, String> {
 }
 
 /// The answer of those who leave it to their users.
-fn rejection(protocol: Protocol) -> Response {
+pub(super) fn rejection(protocol: Protocol) -> Response {
     match protocol {
         Protocol::Http => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         Protocol::Grpc => Status::unavailable("overloaded").into_http(),
