@@ -104,6 +104,7 @@ const QUICK_GRPC: &[Block<'_>] = &[(
 
 const FULL: &[Block<'_>] = &[
     (Semaphore, Steady, &[NoLimit, TowerTuned], &[100, 110]),
+    (Semaphore, Steady, OURS, &[100]),
     (Semaphore, Steady, &[Bare503], &[1_000]),
     (Yield, Steady, &[NoLimit, TowerTuned], &[90, 100, 110]),
     (Bimodal, Steady, &[NoLimit, TowerTuned], &[90, 100, 110]),
@@ -147,8 +148,10 @@ impl Plan {
         let mut cases = Vec::new();
         for seed in &self.seeds {
             if self.grpc {
-                let none = |scenario| !matches!(scenario, Impatient);
-                let blocks = http.iter().filter(|(_, scenario, ..)| none(*scenario));
+                // To hang up is to close a connection, which many calls share here.
+                let blocks = http
+                    .iter()
+                    .filter(|(_, scenario, ..)| *scenario != Impatient);
                 cases.extend(blocks.flat_map(|block| self.block(block, Protocol::Grpc, *seed)));
                 continue;
             }
