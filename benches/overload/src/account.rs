@@ -224,6 +224,15 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_runs_from_the_intended_start() {
+        let mut delayed = record(100, Some((1_150, Answer::Served)));
+        delayed.started = Some(ms(300));
+        let tally = Tally::of(&[delayed], ms(0), ms(1_000), DEADLINE);
+        assert_eq!((tally.in_time, tally.late), (0, 1));
+        assert_eq!(tally.p50_ms, 1_050.0);
+    }
+
+    #[test]
     fn the_series_counts_answers_in_time_when_they_come() {
         let records = [
             record(0, Some((250, Answer::Served))),
