@@ -162,9 +162,12 @@ mod tests {
     const CALLS: usize = 200;
 
     async fn answers<D: Dial>(dial: D) -> Vec<Option<Answer>> {
-        let mut calls = JoinSet::new();
+        let mut links = Vec::new();
         for _ in 0..CALLS {
-            let mut link = dial.dial().await.unwrap();
+            links.push(dial.dial().await.unwrap());
+        }
+        let mut calls = JoinSet::new();
+        for mut link in links {
             calls.spawn(async move { link.call(Class::Critical).await });
         }
         calls.join_all().await
