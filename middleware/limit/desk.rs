@@ -43,6 +43,10 @@ pub(crate) struct Visit {
 }
 
 /// What becomes of a call that may wait.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is on the stack for a moment, and what waits is boxed then"
+)]
 pub(crate) enum Entered {
     Now(Admission),
     Later(Waiting),

@@ -22,12 +22,17 @@ mod controller;
 mod desk;
 mod gate;
 mod handle;
+mod memory;
 mod permit;
 mod queue;
 mod report;
 mod rules;
 mod share;
 mod shared;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod sim_tests;
 mod state;
 mod tally;
 mod wait;
@@ -40,6 +45,7 @@ pub(crate) use desk::{Desk, Entered, Waiting};
 pub use gate::Gate;
 pub(crate) use handle::Vacancy;
 pub use handle::{LimitHandle, Rejected};
+pub use memory::MemoryGate;
 pub use permit::Admission;
 use queue::Bounds;
 pub(crate) use rules::{Rules, rules};

@@ -11,6 +11,7 @@ use std::{
 use super::{
     bell::Bell,
     controller::Sample,
+    queue::PRIORITIES,
     report::Report,
     state::{Ask, Start, State, Turn},
     tally::Tally,
@@ -21,7 +22,7 @@ use crate::{clock, context::Priority, rejection::Reason};
 
 /// No deadline and no wait lies further ahead than this.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
-/// The state is looked at so often, in milliseconds, though all are refused without it.
+/// The state is asked so often, in milliseconds, by calls of each priority, though all are refused without it.
 const TICK: u64 = 10;
 /// What callers are told before a rate is known, the least and the most.
 const UNKNOWN_DRAIN: Duration = Duration::from_secs(1);
@@ -42,8 +43,8 @@ pub(super) struct Shared {
     has_room: AtomicBool,
     /// The time in which all that is here will be served, in microseconds; 0: not known yet.
     drain: AtomicU64,
-    /// When the state is to be looked at, though there is nothing to change. Milliseconds.
-    due: AtomicU64,
+    /// When the state is to be asked next by a call of each priority, though it would be refused without. Milliseconds.
+    due: [AtomicU64; PRIORITIES],
     pub(super) dry_run: AtomicBool,
     pub(super) tally: Tally,
     pub(super) report: Report,
@@ -72,7 +73,7 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             has_room: AtomicBool::new(true),
             drain: AtomicU64::new(0),
-            due: AtomicU64::new(0),
+            due: Default::default(),
             state: Mutex::new(state),
             dry_run: AtomicBool::new(dry_run),
             tally: Tally::default(),
@@ -94,8 +95,9 @@ impl Shared {
     /// Lets a call in at once, or not at all.
     #[inline]
     pub(super) fn enter(&self, now: Instant, ask: &Ask) -> Result<Option<usize>, Reason> {
-        // Without the lock, as most are refused in an overload.
-        if ask.caller.is_none() && self.is_full() && !self.is_due(now) {
+        // Without the lock, as most are refused in an overload; some of each priority are let through to it, so that it
+        // knows of them.
+        if ask.caller.is_none() && self.is_full() && !self.is_due(ask.priority, now) {
             let is_past = ask.deadline.is_some_and(|at| self.seconds(now) > at);
             return Err(if is_past {
                 Reason::Deadline
@@ -227,6 +229,7 @@ impl Shared {
             return;
         }
         tracing::warn!(
+            target: "plimsoll::limit",
             event = "shedding",
             limit = self.name,
             calls = news,
@@ -255,9 +258,17 @@ impl Shared {
         self.in_flight() >= self.limit()
     }
 
-    /// Whether nobody has looked at the state for a while.
-    fn is_due(&self, now: Instant) -> bool {
-        self.millis(now) >= self.due.load(Ordering::Relaxed)
+    /// Whether no call of this priority has asked the state for a while. From now on one has.
+    fn is_due(&self, priority: Priority, now: Instant) -> bool {
+        let Some(due) = self.due.get(priority.rank()) else {
+            return true;
+        };
+        let at = self.millis(now);
+        let is_due = at >= due.load(Ordering::Relaxed);
+        if is_due {
+            due.store(at.saturating_add(TICK), Ordering::Relaxed);
+        }
+        is_due
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -285,7 +296,7 @@ impl Shared {
                 more.extend(waker);
             }
         }
-        let rings = self.publish(&state, now);
+        let rings = self.publish(&state);
         drop(state);
         first.into_iter().chain(more).for_each(Waker::wake);
         if rings {
@@ -295,15 +306,13 @@ impl Shared {
     }
 
     /// Shows the state to those who only look. Whether room was made.
-    fn publish(&self, state: &State<Arc<Waiter>>, now: Instant) -> bool {
+    fn publish(&self, state: &State<Arc<Waiter>>) -> bool {
         self.in_flight.store(state.in_flight(), Ordering::Relaxed);
         self.limit.store(state.limit(), Ordering::Relaxed);
         self.waiting.store(state.waiting(), Ordering::Relaxed);
         let drain = state.drains_in().unwrap_or_default() * 1e6;
         // Saturates.
         self.drain.store(drain as u64, Ordering::Relaxed);
-        let due = self.millis(now).saturating_add(TICK);
-        self.due.store(due, Ordering::Relaxed);
         let (has_room, had_room) = (state.has_room(), self.has_room.load(Ordering::Relaxed));
         if has_room != had_room {
             // In one order with whoever hangs itself on the bell and then looks again.

@@ -132,13 +132,15 @@ impl<T> State<T> {
         if let Some(seen) = self.seen.get_mut(ask.priority.rank()) {
             *seen = now;
         }
-        let reserved = self.reserved(now, ask.priority);
-        let taken = self.controller.in_flight().saturating_add(reserved);
-        if !self.room.is_empty() || taken >= self.controller.limit() {
+        if !self.room.is_empty() || !self.controller.has_place() {
             self.reached = now;
             return Err(Reason::Shed);
         }
-        if now - self.reached < LATELY
+        let reserved = self.reserved(now, ask.priority);
+        if self.in_flight().saturating_add(reserved) >= self.limit() {
+            return Err(Reason::Shed);
+        }
+        if self.is_short(now)
             && let Some(caller) = caller
             && self.callers.held(caller) >= self.callers.share(self.controller.limit())
         {
@@ -327,8 +329,16 @@ impl<T> State<T> {
         self.controller.check(now, standing);
     }
 
+    /// Whether the limit was reached lately, so that there is too little for all.
+    fn is_short(&self, now: Seconds) -> bool {
+        now - self.reached < LATELY
+    }
+
     /// Places that a call of this priority must leave free for those of higher ones.
     fn reserved(&self, now: Seconds, priority: Priority) -> usize {
+        if !self.is_short(now) {
+            return 0;
+        }
         let lately = |seen: &Seconds| now - *seen < LATELY;
         // The lowest that was seen leaves as much as there are others above it.
         let rank = priority.rank();
@@ -336,9 +346,7 @@ impl<T> State<T> {
         let lowest = seen.rposition(lately).unwrap_or_default();
         let higher = self.seen.iter().take(lowest.min(rank));
         let kinds = higher.filter(|seen| lately(seen)).count();
-        kinds
-            .saturating_mul(RESERVED)
-            .min(self.controller.limit() / 2)
+        kinds.saturating_mul((self.limit() / 8).clamp(1, RESERVED))
     }
 }
 

@@ -23,9 +23,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::context::{self, REQUEST_ID, TRACEPARENT, TRACESTATE};
+use crate::context::{self, CRITICALITY, REQUEST_ID, TRACEPARENT, TRACESTATE};
 
-/// Adds `x-request-id`, `traceparent` and `tracestate` of the call that the code runs in to each outbound request.
+/// Adds `x-request-id`, `traceparent`, `tracestate` and, where `load_shed` or `back_pressure` found it, the priority
+/// (`x-criticality`) of the call that the code runs in to each outbound request.
 /// Clones share nothing; there is no state.
 ///
 /// A header that the request bears already is kept, so each is there once, however many of these layers, retries or
@@ -89,6 +90,10 @@ where
         context::current(|frame| {
             if let Some(id) = frame.request_id() {
                 add(headers, REQUEST_ID, id.header());
+            }
+            if let Some(priority) = frame.priority() {
+                let label = HeaderValue::from_static(priority.label());
+                add(headers, CRITICALITY, &label);
             }
             if let Some(trace) = frame.trace()
                 && !headers.contains_key(TRACEPARENT)
