@@ -14,7 +14,7 @@
 //! | `--grpc` | every case over gRPC; otherwise a few are |
 //! | `--seconds` | what is measured of a case; a third of it is the warm-up |
 //! | `--seed`, `--seeds` | one seed by its value; or how many, from 1 |
-//! | `--results` | a file that gets a line for each run; runs that it holds are not run again |
+//! | `--results` | a file that gets a line for each run; runs that it holds are not run again, but for void ones |
 //! | `--plots` | a folder that gets the plots |
 //! | `--report` | runs nothing: the figures and plots of what `--results` holds |
 //! | `--plan` | lists the cases and how long they take; with `--results`, those that are left |
@@ -94,7 +94,10 @@ fn start(arguments: &[String]) -> Result<(), String> {
     if cases.is_empty() {
         return Err("there is no such case; --plan lists what there is".to_owned());
     }
-    let known = |case: &Case| rows.iter().any(|row: &Row| row.case == *case);
+    let known = |case: &Case| {
+        let mut runs = rows.iter().filter(|row: &&Row| row.case == *case);
+        runs.any(|row| row.void().is_none())
+    };
     let chosen = cases.clone();
     cases.retain(|case| !known(case));
     let total: Duration = cases.iter().map(plan::duration).sum();
@@ -109,9 +112,11 @@ fn start(arguments: &[String]) -> Result<(), String> {
         }
         return Ok(());
     }
-    if !options.only_report {
-        run_all(&cases, &options, &mut rows)?;
-    }
+    let failed = if options.only_report {
+        Vec::new()
+    } else {
+        run_all(&cases, &options, &mut rows)?
+    };
 
     // Of a file of results, only what was asked for.
     rows.retain(|row| chosen.contains(&row.case));
@@ -121,23 +126,35 @@ fn start(arguments: &[String]) -> Result<(), String> {
             "Short runs: a look, not figures to quote. Peers that take long to find their limit have not."
         );
     }
-    match &options.plots {
-        Some(folder) => plots::write(&rows, folder),
-        None => Ok(()),
+    if let Some(folder) = &options.plots {
+        plots::write(&rows, folder)?;
     }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(failed.join("\n"))
 }
 
-/// Runs the cases one after another; each row is printed and kept as soon as it is there.
-fn run_all(cases: &[Case], options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
+/// Runs the cases one after another; each row is printed and kept as soon as it is there. Returns what went wrong with
+/// those that could not be run.
+fn run_all(cases: &[Case], options: &Options, rows: &mut Vec<Row>) -> Result<Vec<String>, String> {
+    let mut failed = Vec::new();
     if cases.is_empty() {
-        return Ok(());
+        return Ok(failed);
     }
     // Asked before this thread is pinned, and told to the servers.
     let cores = machine::cores()?;
     machine::pin(Core::Generator)?;
     println!("{}", table::HEAD);
     for case in cases {
-        let row = run::run(case, cores).map_err(|error| format!("{case}: {error}"))?;
+        let row = match run::run(case, cores) {
+            Ok(row) => row,
+            Err(error) => {
+                eprintln!("{case}: {error}");
+                failed.push(format!("{case}: {error}"));
+                continue;
+            }
+        };
         println!("{}", table::row(&row));
         io::stdout().flush().map_err(|error| error.to_string())?;
         if let Some(path) = &options.results {
@@ -145,7 +162,7 @@ fn run_all(cases: &[Case], options: &Options, rows: &mut Vec<Row>) -> Result<(),
         }
         rows.push(row);
     }
-    Ok(())
+    Ok(failed)
 }
 
 fn read(path: &Path) -> Result<Vec<Row>, String> {
