@@ -209,7 +209,10 @@ impl Controller {
     /// Accounts for the time until now, in which nothing changed. To be called before anything does.
     pub(super) fn advance(&mut self, now: Seconds, waits: bool, reserved: usize) {
         let time = now - self.last;
-        if time > 0.0 {
+        if time > LONGEST && self.in_flight == 0 && !waits {
+            // Nobody asked for anything: that tells nothing of what could have been done.
+            self.reset(now);
+        } else if time > 0.0 {
             let is_bound = waits || self.in_flight.saturating_add(reserved) >= self.limit();
             self.fast.pass(time, as_float(self.in_flight), is_bound);
             self.last = now;
@@ -232,7 +235,10 @@ impl Controller {
             Sample::Failed(latency) if self.base.is_none_or(|base| latency < base / 2.0) => {
                 self.forget(latency, now);
             }
-            Sample::Failed(_) => self.fast.count(true),
+            Sample::Failed(latency) => {
+                self.fast.count(true);
+                self.noise.add(latency);
+            }
             Sample::Cancelled => {}
             Sample::Nothing(time) => self.forget(time, now),
         }

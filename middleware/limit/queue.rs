@@ -16,7 +16,7 @@ const INTERVAL: Seconds = 0.1;
 const LONGEST_INTERVAL: Seconds = 1.0;
 /// The time of a call before any has ended.
 const UNKNOWN: Seconds = 0.02;
-/// Places before a rate is known; in a burst at low rates; and the least once the queue stands.
+/// Places before a rate is known; in a burst at low rates; and the least in any case.
 const FIRST_PLACES: f64 = 32.0;
 const BURST_PLACES: f64 = 64.0;
 const LEAST_PLACES: f64 = 8.0;
@@ -184,12 +184,13 @@ impl<T> Room<T> {
         let places = if pace.rate <= 0.0 {
             FIRST_PLACES
         } else if stood > (10.0 * self.interval).min(5.0) {
-            LEAST_PLACES.max(pace.rate * base.max(0.005))
+            pace.rate * base.max(0.005)
         } else {
             let burst = BURST_PLACES.min(pace.rate * 2.5 * self.interval);
             burst.max(pace.rate * self.interval)
         };
-        self.places = self.bounds.places.map_or(places, |set| set as f64);
+        let set = self.bounds.places.map(|places| places as f64);
+        self.places = set.unwrap_or(places.max(LEAST_PLACES));
         let drained = if pace.rate > 0.0 {
             places / pace.rate
         } else {
@@ -273,5 +274,146 @@ impl<T> Room<T> {
     #[expect(clippy::indexing_slicing, reason = "there is a line for each priority")]
     fn line_mut(&mut self, priority: Priority) -> &mut VecDeque<Entry<T>> {
         &mut self.lines[priority.rank()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Pace = Pace {
+        rate: 100.0,
+        base: Some(0.02),
+        cv: 1.0,
+    };
+
+    fn room(places: Option<usize>) -> Room<u32> {
+        Room::new(Bounds { places, wait: None })
+    }
+
+    fn offer(room: &mut Room<u32>, now: f64, who: u32, priority: Priority) -> Option<u32> {
+        let asks = Asks {
+            who,
+            deadline: None,
+            priority,
+            caller: None,
+        };
+        match room.offer(now, asks, &PACE, &Callers::default()) {
+            Offered::Waits(_) => None,
+            Offered::InPlaceOf(out, _) => Some(out.who),
+            Offered::Full(who) => Some(who),
+        }
+    }
+
+    fn next(room: &mut Room<u32>, now: f64) -> Option<u32> {
+        let entry = room.next(now, &Callers::default());
+        entry.map(|entry| entry.who)
+    }
+
+    #[test]
+    fn first_in_first_out_until_it_stands_and_last_in_first_out_then() {
+        let mut room = room(None);
+        for who in 0..3 {
+            assert_eq!(offer(&mut room, 0.0, who, Priority::Normal), None);
+        }
+        assert_eq!(next(&mut room, 0.05), Some(0));
+        // 0.1 s is a burst; after that it stands.
+        assert_eq!(offer(&mut room, 0.11, 3, Priority::Normal), None);
+        assert!(room.standing(0.11).stands);
+        assert_eq!(next(&mut room, 0.12), Some(3));
+        assert_eq!(next(&mut room, 0.12), Some(2));
+        assert_eq!(next(&mut room, 0.12), Some(1));
+        assert_eq!(next(&mut room, 0.12), None);
+        // It was empty: it begins anew.
+        for who in 4..6 {
+            offer(&mut room, 0.2, who, Priority::Normal);
+        }
+        assert_eq!(next(&mut room, 0.2), Some(4));
+    }
+
+    #[test]
+    fn the_lowest_priority_goes_first_and_in_it_the_newest_or_the_oldest() {
+        let mut room = room(Some(3));
+        offer(&mut room, 0.0, 0, Priority::Critical);
+        offer(&mut room, 0.0, 1, Priority::Sheddable);
+        offer(&mut room, 0.0, 2, Priority::Sheddable);
+        assert!(room.is_full());
+        assert_eq!(
+            offer(&mut room, 0.0, 3, Priority::Sheddable),
+            Some(3),
+            "itself"
+        );
+        assert_eq!(
+            offer(&mut room, 0.0, 4, Priority::Normal),
+            Some(2),
+            "the newest"
+        );
+        offer(&mut room, 0.0, 5, Priority::CriticalPlus);
+        assert_eq!(offer(&mut room, 0.2, 6, Priority::CriticalPlus), Some(4));
+        assert_eq!(offer(&mut room, 0.2, 7, Priority::CriticalPlus), Some(0));
+        assert_eq!(
+            offer(&mut room, 0.2, 8, Priority::CriticalPlus),
+            Some(5),
+            "the oldest"
+        );
+        assert_eq!(next(&mut room, 0.2), Some(8));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_room_takes_to_drain() {
+        let mut room = room(None);
+        offer(&mut room, 0.0, 0, Priority::Normal);
+        offer(&mut room, 0.1, 1, Priority::Sheddable);
+        let patience = room.patience();
+        // 25 places at 100 a second, and half as much again.
+        assert!((patience - 0.375).abs() < 1e-9, "{patience}");
+        assert!(room.expire(0.37).is_none());
+        assert_eq!(room.expire(0.38).map(|entry| entry.who), Some(0));
+        assert!(room.expire(0.38).is_none());
+        assert_eq!(room.expire(0.48).map(|entry| entry.who), Some(1));
+        assert!(room.is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_stands_for_long_is_short() {
+        let mut room = room(None);
+        let mut dropped = 0;
+        for step in 0..600_u32 {
+            let now = f64::from(step) / 100.0;
+            dropped += u32::from(offer(&mut room, now, step, Priority::Normal).is_some());
+        }
+        assert!(dropped > 500, "{dropped}");
+        assert!(room.waiting() <= 25, "{}", room.waiting());
+        offer(&mut room, 6.0, 600, Priority::Normal);
+        assert!((room.places - LEAST_PLACES).abs() < 1e-9, "{}", room.places);
+    }
+
+    #[test]
+    fn whoever_leaves_is_gone_once() {
+        let mut room = room(None);
+        let numbers: Vec<u64> = (0..3)
+            .map(|who| {
+                let asks = Asks {
+                    who,
+                    deadline: None,
+                    priority: Priority::Normal,
+                    caller: None,
+                };
+                match room.offer(0.0, asks, &PACE, &Callers::default()) {
+                    Offered::Waits(number) => number,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        let mut leave = |number| {
+            let left = room.leave(0.0, Priority::Normal, number);
+            left.map(|entry| entry.who)
+        };
+        assert_eq!(leave(numbers[1]), Some(1));
+        assert_eq!(leave(numbers[1]), None);
+        assert_eq!(leave(99), None);
+        assert_eq!(next(&mut room, 0.0), Some(0));
+        assert_eq!(next(&mut room, 0.0), Some(2));
+        assert!(room.is_empty());
     }
 }

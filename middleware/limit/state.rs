@@ -353,3 +353,91 @@ impl<T> State<T> {
 fn is_past(deadline: Option<Seconds>, time: Seconds) -> bool {
     deadline.is_some_and(|deadline| time > deadline)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::start;
+
+    fn ask(deadline: Option<Seconds>) -> Ask {
+        Ask {
+            priority: Priority::Normal,
+            deadline,
+            caller: None,
+            streams: false,
+        }
+    }
+
+    /// One place, calls of 0.1 s, as is known.
+    fn known() -> State<u32> {
+        let mut state = State::new(start(1.0, false));
+        for call in 0..200 {
+            let now = f64::from(call) * 0.2;
+            state.enter_or_wait(now, &ask(None)).expect("a place");
+            state.end(now + 0.1, None, Sample::Served(0.1));
+        }
+        let base = state.controller.base().expect("it is known");
+        assert!((base - 0.1).abs() < 0.01, "{base}");
+        state
+    }
+
+    #[test]
+    fn nobody_begins_whose_deadline_has_passed() {
+        let mut state = known();
+        let no = state.enter_or_wait(50.0, &ask(Some(49.9)));
+        assert_eq!(no, Err(Some(Reason::Deadline)));
+        assert_eq!(state.enter(50.0, &ask(Some(49.9))), Err(Reason::Deadline));
+        assert_eq!(state.in_flight(), 0);
+        assert_eq!(state.enter(50.0, &ask(Some(50.0))), Ok(None));
+    }
+
+    #[test]
+    fn whoever_cannot_be_in_time_does_not_wait() {
+        let mut state = known();
+        state.enter_or_wait(50.0, &ask(None)).expect("a place");
+        // A call takes 0.1 s.
+        let late = state.enter_or_wait(50.0, &ask(Some(50.05)));
+        assert_eq!(late, Err(Some(Reason::Deadline)));
+        assert_eq!(state.enter_or_wait(50.0, &ask(Some(50.2))), Err(None));
+    }
+
+    #[test]
+    fn whoever_waited_past_its_time_is_not_called() {
+        let mut state = known();
+        state.enter_or_wait(50.0, &ask(None)).expect("a place");
+        state.wait(50.0, &ask(Some(50.15)), 1);
+        state.wait(50.0, &ask(Some(50.5)), 2);
+        assert!(state.turn(50.05).is_none());
+        state.end(50.1, None, Sample::Served(0.1));
+        let turn = state.turn(50.1).expect("one has to go");
+        assert_eq!((turn.who, turn.verdict), (1, Err(Reason::Deadline)));
+        let turn = state.turn(50.1).expect("one is next");
+        assert_eq!((turn.who, turn.verdict), (2, Ok(())));
+        assert_eq!(state.in_flight(), 1);
+    }
+
+    #[test]
+    fn idle_time_says_nothing_of_the_rate() {
+        let mut state = known();
+        let rate = state.controller.rate();
+        assert!((4.0..6.0).contains(&rate), "{rate}");
+        // A minute later.
+        state.enter(100.0, &ask(None)).expect("a place");
+        state.end(100.1, None, Sample::Served(0.1));
+        assert_eq!(state.controller.rate(), rate);
+        assert!(state.has_room());
+    }
+
+    #[test]
+    fn errors_that_come_at_once_leave_no_trace() {
+        let mut state = known();
+        let base = state.controller.base().expect("it is known");
+        for call in 0..2_000 {
+            let now = 50.0 + f64::from(call) * 0.002;
+            state.enter(now, &ask(None)).expect("a place");
+            state.end(now + 0.001, None, Sample::Failed(0.001));
+        }
+        let after = state.controller.base().expect("it is known");
+        assert!((after - base).abs() < 1e-9, "{after}");
+    }
+}

@@ -3,8 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cancels;
 mod handles;
 mod pressure;
+mod served;
 mod shed;
 mod signals;
 mod support;
