@@ -4,6 +4,8 @@
 struct Readme;
 #[doc = include_str!("../docs/access-log.md")]
 struct AccessLog;
+#[doc = include_str!("../docs/body-limit.md")]
+struct BodyLimit;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
 #[doc = include_str!("../docs/health.md")]
@@ -20,5 +22,7 @@ struct RateLimit;
 struct RequestId;
 #[doc = include_str!("../docs/telemetry.md")]
 struct Telemetry;
+#[doc = include_str!("../docs/timeout.md")]
+struct Timeout;
 #[doc = include_str!("../docs/tracing.md")]
 struct Tracing;

@@ -288,6 +288,7 @@ impl Ipv6Prefix {
     }
 
     /// The address with the bits behind the prefix cleared. IPv4, also within IPv6, stays whole.
+    #[inline]
     pub(crate) fn of(self, address: IpAddr) -> IpAddr {
         match address.to_canonical() {
             v4 @ IpAddr::V4(_) => v4,

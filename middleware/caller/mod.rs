@@ -15,5 +15,5 @@ mod client;
 mod key;
 
 pub use client::{Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, TrustedProxies};
+pub(crate) use key::Digest;
 pub use key::{Call, Key};
-pub(crate) use key::{Digest, Identity};

@@ -1,10 +1,11 @@
 //! The facts of a call that layers, handlers and the log share.
 //!
 //! What a handler may want lies in the request's extensions ([`RequestId`]) or is asked of it ([`PeerAddr::of`],
-//! [`Route::of`]). Code that has no request at hand asks the task: [`RequestId::current`], [`TraceContext::current`].
+//! [`Route::of`]). Code that has no request at hand asks the task: [`RequestId::current`], [`TraceContext::current`], [`Deadline::current`].
 //! Behind that is one frame a call: the outermost layer of plimsoll makes it, the inner ones join it, and it is in
 //! place of the thread whenever the future or a body of the call is polled.
 
+mod deadline;
 mod failure;
 mod frame;
 mod journal;
@@ -14,6 +15,7 @@ mod secrets;
 mod spawn;
 mod trace;
 
+pub use deadline::{Deadline, REQUEST_DEADLINE};
 pub use failure::Failure;
 pub(crate) use failure::{chain, said};
 pub use frame::Scope;

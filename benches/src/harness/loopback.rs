@@ -129,7 +129,7 @@ fn load(server: &Running) -> Result<Load, String> {
 }
 
 /// User and system time of all threads of a process so far.
-fn cpu_seconds(process: u32) -> Result<f64, String> {
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64, String> {
     let path = format!("/proc/{process}/stat");
     let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The program's name, in brackets, may hold spaces; utime and stime are the 12th and 13th word after it.

@@ -7,6 +7,7 @@ mod failure;
 mod grpc;
 mod http;
 mod layers;
+mod limited;
 mod panics;
 mod serve;
 mod settings;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     };
     let code = match serve(&settings, log.writer()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ serve::Error::Listen { .. }) => fail(2, &error),
+        Err(error @ (serve::Error::Listen { .. } | serve::Error::Limits(_))) => fail(2, &error),
         Err(error) => fail(1, &error),
     };
     if let Err(error) = log.flush(LAST_LINES) {

@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::limited::LimitError;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use crate::{grpc, http, layers};
@@ -41,6 +42,8 @@ pub(crate) enum Error {
     Socket(#[from] io::Error),
     #[error("the export cannot be set up")]
     Telemetry(#[from] SetupError),
+    #[error(transparent)]
+    Limits(#[from] LimitError),
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
 }
@@ -82,13 +85,15 @@ pub(crate) async fn run(
     telemetry: &Telemetry,
     log: &Writer,
 ) -> Result<(), Error> {
-    let incoming = layers::incoming(telemetry, log);
+    let limiters = settings.limits.layers(&settings.trusted)?;
+    let incoming = layers::incoming(settings, telemetry, log, &limiters);
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
 
     let health = Health::new().grpc_service(grpc::Service::NAME);
     let services = Routes::new(grpc::service(upstream.clone())).add_service(health.grpc());
+    let services = Routes::from(services.into_axum_router().merge(limiters.routes()));
 
     let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
     let http = axum::serve(

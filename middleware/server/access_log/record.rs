@@ -167,11 +167,15 @@ impl Record {
                 frame.request_id().cloned(),
                 frame.id_replaced(),
                 frame.trace().cloned(),
+                frame.which(),
+                frame.deadline_capped(),
             )
         });
-        let (id, replaced, trace) = ids.unwrap_or_default();
+        let (id, replaced, trace, which, capped) = ids.unwrap_or_default();
         let id = id.or_else(|| head.and_then(|head| head.id.clone()));
         let path = self.path.as_ref().map(redacted_path);
+        let rejection = judged.and_then(|head| head.rejection.as_ref());
+        let which = rejection.and_then(Rejection::which).or(which);
         let error = verdict.error.as_deref().map(context::redact);
         let also = (!verdict.also.is_empty()).then(|| verdict.also.join("; "));
         let also = also.as_deref().map(context::redact);
@@ -194,7 +198,8 @@ impl Record {
                     grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
                     outcome = verdict.outcome.label(),
                     layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
+                    which,
+                    deadline_capped = capped.then_some(true),
                     error = error.as_deref(),
                     error_missing = error_missing.then_some(true),
                     also = also.as_deref(),
