@@ -215,7 +215,12 @@ async fn a_costly_call_takes_what_it_weighs() {
         ..
     } = &error;
     assert_eq!((route.as_str(), *weight, *burst), ("/reports/{id}", 5, 4));
-    assert!(layer().weigh_routes([("/reports/{id}", 4)]).is_ok());
+    let weighed = layer().weigh_routes([("/reports/{id}", 4)]);
+    let weighed = weighed.expect("4 are not more than 4");
+    // Tiers that come later are held to it too.
+    assert!(weighed.clone().tier("small", quota("4/h")).is_ok());
+    let error = weighed.tier("small", quota("3/h")).expect_err("4 are more");
+    assert_eq!((error.weight, error.burst), (4, 3));
 }
 
 #[tokio::test(start_paused = true)]
