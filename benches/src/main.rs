@@ -5,6 +5,7 @@
 //! cargo run --release -p plimsoll-benches -- request_id event  # only cases whose name contains one of these
 //! cargo run --release -p plimsoll-benches -- --rounds 500      # steadier; 200 by default
 //! cargo run --release -p plimsoll-benches -- http              # real HTTP/1.1 over loopback
+//! cargo run --release -p plimsoll-benches -- limits            # the slowest decisions of rate limits, and Redis: a minute
 //! cargo run --release -p plimsoll-benches -- guard             # our layers against ceilings.txt
 //! cargo run --release -p plimsoll-benches -- guard --update    # writes ceilings.txt anew
 //! ```
@@ -46,6 +47,7 @@ mod bases;
 mod catch_panic;
 mod event;
 mod harness;
+mod limits;
 mod metrics;
 mod rate_limit;
 mod request_id;
@@ -95,12 +97,17 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard"] => guard::run(&cases(), false),
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
+        ["limits"] => limits::print(),
         // What the program says to itself.
         [WORKER, name] => {
             let all = cases();
             let case = all.iter().find(|case| case.name == name);
             let case = case.ok_or_else(|| format!("no case is called {name}"))?;
             worker::obey(case).map_err(|error| error.to_string())
+        }
+        [limits::REPLICA, port] => {
+            let port = port.parse().map_err(|error| format!("{port}: {error}"))?;
+            limits::replica(port)
         }
         [SERVER, name] => {
             let server = stack::SERVERS.iter().find(|server| server.name == name);
