@@ -35,10 +35,15 @@ mod guide;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;
+#[cfg(feature = "health")]
+pub mod ops;
 pub mod outcome;
 mod panics;
 pub mod protocol;
 pub mod rejection;
+mod report;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod server;
 #[cfg(feature = "trace-context")]
 mod spans;

@@ -1,10 +1,10 @@
 //! Why plimsoll answers instead of the service, and how that answer looks: one table, one type.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 
@@ -22,10 +22,15 @@ use crate::{
 pub const PLIMSOLL_REASON: HeaderName = HeaderName::from_static("plimsoll-reason");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
 /// What a rejection and the layers around it put into its head, about: room for it is made at once.
-const MOST_HEADERS: usize = 8;
-/// The bytes of most problem details; longer ones grow.
-const LONGEST_PROBLEM: usize = 384;
+const MOST_HEADERS: usize = 6;
+
+/// The problem details of each reason, without an id.
+static PROBLEMS: LazyLock<Vec<String>> =
+    LazyLock::new(|| Reason::ALL.iter().map(Reason::problem).collect());
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => ($label:literal, $status:ident, $code:ident, $message:literal),)*) => {
@@ -57,6 +62,11 @@ macro_rules! reasons {
             /// it stands in JSON and in `grpc-message` as it is.
             pub fn message(self) -> &'static str {
                 match self { $(Self::$variant => $message,)* }
+            }
+
+            /// The name as the value of a header.
+            fn header(self) -> HeaderValue {
+                match self { $(Self::$variant => const { HeaderValue::from_static($label) },)* }
             }
         }
     };
@@ -91,6 +101,33 @@ reasons! {
     StoreError => ("store_error", SERVICE_UNAVAILABLE, Unavailable, "a store of the service is away"),
     /// A rate limit has no key for this call: a wiring fault, never "unlimited".
     MissingKey => ("missing_key", INTERNAL_SERVER_ERROR, Internal, "the service is not set up to tell its callers apart"),
+}
+
+impl Reason {
+    fn problem(&self) -> String {
+        let status = self.status();
+        format!(
+            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}"}}"#,
+            self.problem_type(),
+            status.canonical_reason().unwrap_or_default(),
+            status.as_u16(),
+            self.label(),
+            self.message(),
+        )
+    }
+
+    /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
+    fn problem_type(self) -> &'static str {
+        match (self, self.status()) {
+            (Self::RateLimited, _) => {
+                "https://iana.org/assignments/http-problem-types#quota-exceeded"
+            }
+            (_, StatusCode::SERVICE_UNAVAILABLE) => {
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+            }
+            _ => "about:blank",
+        }
+    }
 }
 
 /// What the caller is told about trying again.
@@ -161,82 +198,67 @@ impl Rejection {
     /// The response in the caller's protocol: problem details (RFC 9457) for HTTP, always 200 and trailers-only for
     /// gRPC. The id goes into the header and the body where the call has one.
     pub fn into_response(self, protocol: Protocol, id: Option<&RequestId>) -> Response<Bytes> {
-        let mut response = match protocol {
-            Protocol::Http => self.problem(id),
+        self.answer(protocol, id, HeaderMap::new(), Extensions::new())
+    }
+
+    /// The same in memory that is at hand, such as that of the request: overload is when answers must be cheap.
+    #[inline]
+    pub(crate) fn answer(
+        self,
+        protocol: Protocol,
+        id: Option<&RequestId>,
+        mut headers: HeaderMap,
+        mut extensions: Extensions,
+    ) -> Response<Bytes> {
+        headers.clear();
+        headers.reserve(MOST_HEADERS);
+        let (status, body) = match protocol {
+            Protocol::Http => {
+                self.problem_head(&mut headers);
+                (self.reason.status(), self.problem_body(id))
+            }
             Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => {
-                self.trailers_only(protocol)
+                self.trailers_only(protocol, &mut headers);
+                (StatusCode::OK, Bytes::new())
             }
         };
-        let headers = response.headers_mut();
-        headers.insert(
-            PLIMSOLL_REASON,
-            HeaderValue::from_static(self.reason.label()),
-        );
+        headers.insert(PLIMSOLL_REASON, self.reason.header());
         if let Some(id) = id {
             headers.insert(REQUEST_ID, id.header().clone());
         }
-        response.extensions_mut().insert(self);
+        extensions.clear();
+        extensions.insert(self);
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        *response.extensions_mut() = extensions;
         response
     }
 
-    fn problem(&self, id: Option<&RequestId>) -> Response<Bytes> {
-        let status = self.reason.status();
-        let mut response = Response::new(self.problem_body(id));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.reserve(MOST_HEADERS);
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fn problem_head(&self, headers: &mut HeaderMap) {
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CACHE_CONTROL, NO_STORE);
         if let Some(RetryHint::After(wait)) = self.retry {
             let whole = wait
                 .as_secs()
                 .saturating_add(u64::from(wait.subsec_nanos() > 0));
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
+            headers.insert(RETRY_AFTER, number(whole.max(1)));
         }
-        response
     }
 
     fn problem_body(&self, id: Option<&RequestId>) -> Bytes {
-        let status = self.reason.status();
-        let mut body = String::with_capacity(LONGEST_PROBLEM);
-        write!(
-            body,
-            r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}""#,
-            self.problem_type(),
-            status.canonical_reason().unwrap_or_default(),
-            status.as_u16(),
-            self.reason.label(),
-            self.reason.message(),
-        )
-        .expect("a String takes all");
-        if let Some(id) = id {
-            // The alphabet of an id needs no escapes.
-            write!(body, r#","request_id":"{}""#, id.as_str()).expect("a String takes all");
-        }
-        body.push('}');
-        Bytes::from(body)
+        let problems: &'static [String] = &PROBLEMS;
+        let problem = problems
+            .get(self.reason as usize)
+            .map_or("", String::as_str);
+        let (Some(id), Some(open)) = (id, problem.strip_suffix('}')) else {
+            return Bytes::from_static(problem.as_bytes());
+        };
+        // The alphabet of an id needs no escapes.
+        Bytes::from([open, r#","request_id":""#, id.as_str(), "\"}"].concat())
     }
 
-    /// RFC 9457 `type`: what the RateLimit draft registers, else `about:blank`, "no more than the status says".
-    fn problem_type(&self) -> &'static str {
-        match (self.reason, self.reason.status()) {
-            (Reason::RateLimited, _) => {
-                "https://iana.org/assignments/http-problem-types#quota-exceeded"
-            }
-            (_, StatusCode::SERVICE_UNAVAILABLE) => {
-                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
-            }
-            _ => "about:blank",
-        }
-    }
-
-    fn trailers_only(&self, protocol: Protocol) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::new());
-        let headers = response.headers_mut();
-        headers.reserve(MOST_HEADERS);
+    fn trailers_only(&self, protocol: Protocol, headers: &mut HeaderMap) {
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(protocol.grpc_content_type()),
@@ -252,16 +274,12 @@ impl Rejection {
             }
             None => {}
         }
-        response
     }
 
     /// The trailers that end a gRPC response honestly once its head has gone.
     pub(crate) fn trailers(&self) -> HeaderMap {
         let mut trailers = broken_trailers(self.reason.grpc_code(), self.reason.message());
-        trailers.insert(
-            PLIMSOLL_REASON,
-            HeaderValue::from_static(self.reason.label()),
-        );
+        trailers.insert(PLIMSOLL_REASON, self.reason.header());
         trailers
     }
 }
@@ -276,6 +294,46 @@ pub(crate) fn broken_trailers(code: GrpcCode, message: &'static str) -> HeaderMa
 fn put_status(headers: &mut HeaderMap, code: GrpcCode, message: &'static str) {
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code.digits()));
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+}
+
+/// So many numbers from zero on are there as text: waits are short.
+const NUMBERS: usize = 1_000;
+
+/// The digits of the first numbers, with zeros before.
+static DIGITS: [[u8; 3]; NUMBERS] = {
+    let mut all = [*b"000"; NUMBERS];
+    let mut last = *b"000";
+    let mut rest = all.as_mut_slice();
+    while let Some((number, more)) = rest.split_first_mut() {
+        *number = last;
+        rest = more;
+        let [hundreds, tens, ones] = &mut last;
+        *ones = ones.wrapping_add(1);
+        if *ones > b'9' {
+            *ones = b'0';
+            *tens = tens.wrapping_add(1);
+        }
+        if *tens > b'9' {
+            *tens = b'0';
+            *hundreds = hundreds.wrapping_add(1);
+        }
+    }
+    all
+};
+
+/// A number as the value of a header.
+fn number(value: u64) -> HeaderValue {
+    let known = usize::try_from(value)
+        .ok()
+        .and_then(|value| DIGITS.get(value));
+    let digits = known.and_then(|digits| match value {
+        0..10 => digits.get(2..),
+        10..100 => digits.get(1..),
+        _ => digits.get(..),
+    });
+    digits
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .map_or_else(|| HeaderValue::from(value), HeaderValue::from_static)
 }
 
 #[cfg(test)]
@@ -352,6 +410,13 @@ mod tests {
                     .bytes()
                     .all(|byte| (b' '..=b'~').contains(&byte) && !b"%\"\\".contains(&byte))
             );
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_such() {
+        for value in (0..1_100).chain([u64::MAX]) {
+            assert_eq!(number(value).to_str().ok(), Some(&*value.to_string()));
         }
     }
 

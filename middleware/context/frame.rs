@@ -3,18 +3,17 @@ use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
-use super::{Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext};
+use super::{
+    Cause, Deadline, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext,
+    kept::{self, Free},
+};
 use crate::{clock, observe::Intake, protocol::Protocol};
-
-/// So many frames a thread keeps for calls to come.
-const MAX_FREE: usize = 64;
 
 thread_local! {
     /// The frame of the call that is being polled on this thread.
     static CURRENT: RefCell<Option<Box<Frame>>> = const { RefCell::new(None) };
-    /// Frames of calls that have ended, so that a call costs no allocation.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    static FREE: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
+    /// Frames of calls that have ended.
+    static FREE: Free<Frame> = const { Free::none() };
 }
 
 /// Marks a request whose call has a frame. A request with an id needs no other mark.
@@ -32,6 +31,11 @@ pub(crate) struct Frame {
     secrets: Secrets,
     /// What was read of the request's body, once a layer watches it.
     intake: Option<Arc<Intake>>,
+    /// When the call is over, and whether its caller asked for more time than it was given.
+    deadline: Option<Deadline>,
+    deadline_capped: bool,
+    /// Which of several limits ended the call after its head.
+    which: Option<&'static str>,
     /// Whether a layer writes the line of the call.
     has_line: bool,
     /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
@@ -43,8 +47,7 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline]
     fn of<B>(request: &Request<B>) -> Box<Self> {
-        let free = FREE.try_with(|free| free.try_borrow_mut().ok()?.pop());
-        let mut frame = free.ok().flatten().unwrap_or_default();
+        let mut frame = kept::take(&FREE).unwrap_or_default();
         frame.read(request.headers(), request.uri());
         frame
     }
@@ -75,16 +78,8 @@ impl Frame {
 
     /// Leaves nothing of the call behind, and the frame to another one.
     #[inline]
-    fn give_back(mut self: Box<Self>) {
-        // swallow: none, without a free list the frame is simply freed
-        let _freed = FREE.try_with(|free| {
-            if let Ok(mut free) = free.try_borrow_mut()
-                && free.len() < MAX_FREE
-            {
-                self.clear();
-                free.push(self);
-            }
-        });
+    fn give_back(self: Box<Self>) {
+        kept::keep(&FREE, self, Self::clear);
     }
 
     #[inline]
@@ -97,6 +92,9 @@ impl Frame {
             trace,
             secrets,
             intake,
+            deadline,
+            deadline_capped,
+            which,
             has_line,
             of_task,
             journal,
@@ -108,6 +106,9 @@ impl Frame {
         *trace = None;
         secrets.clear();
         *intake = None;
+        *deadline = None;
+        *deadline_capped = false;
+        *which = None;
         *has_line = false;
         *of_task = false;
         *journal = None;
@@ -181,6 +182,33 @@ impl Frame {
         self.intake = Some(intake);
     }
 
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Brings the deadline forward; it is never put off.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = Some(self.deadline.map_or(deadline, |set| set.min(deadline)));
+    }
+
+    pub(crate) fn deadline_capped(&self) -> bool {
+        self.deadline_capped
+    }
+
+    /// The caller asked for more time than it was given.
+    pub(crate) fn cap_deadline(&mut self) {
+        self.deadline_capped = true;
+    }
+
+    pub(crate) fn which(&self) -> Option<&'static str> {
+        self.which
+    }
+
+    /// Tells which of several limits ended the call; the first counts.
+    pub(crate) fn set_which(&mut self, which: &'static str) {
+        self.which.get_or_insert(which);
+    }
+
     pub(crate) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -245,18 +273,27 @@ pub struct Scope {
     frame: Option<Box<Frame>>,
     /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
     strayed: bool,
+    /// Whether the request is yet to be marked, so that layers further in join.
+    unmarked: bool,
     span: Span,
 }
 
 impl Scope {
-    /// Joins the frame of this request's call, or makes one and marks the request.
+    /// Joins the frame of this request's call, or makes one. Layers further in join that once
+    /// [`ResponseFuture::call`](crate::observe::ResponseFuture::call) has passed the request on.
     #[inline]
     pub fn open<B>(request: &mut Request<B>) -> Self {
-        let scope = Self::of(request);
-        if scope.frame.is_some() {
+        let mut scope = Self::of(request);
+        scope.unmarked = scope.frame.is_some();
+        scope
+    }
+
+    /// Marks the request, so that layers further in find that its call has a frame.
+    #[inline]
+    pub(crate) fn mark<B>(&mut self, request: &mut Request<B>) {
+        if mem::take(&mut self.unmarked) {
             request.extensions_mut().insert(InCall);
         }
-        scope
     }
 
     /// As [`Scope::open`], for the layer that is about to mark the request with its id.
@@ -274,6 +311,7 @@ impl Scope {
         Self {
             frame,
             strayed: marked && !joined,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -306,6 +344,7 @@ impl Scope {
         Self {
             frame: ids,
             strayed: false,
+            unmarked: false,
             span: Span::current(),
         }
     }
@@ -315,6 +354,7 @@ impl Scope {
         Self {
             frame: None,
             strayed: false,
+            unmarked: false,
             span: Span::none(),
         }
     }
@@ -339,6 +379,12 @@ impl Scope {
     pub(crate) fn protocol<B>(&mut self, request: &Request<B>) -> Protocol {
         self.update(|frame| frame.protocol)
             .unwrap_or_else(|| Protocol::of(request.headers()))
+    }
+
+    /// The id of the call, if it has one.
+    #[inline]
+    pub(crate) fn request_id(&mut self) -> Option<RequestId> {
+        self.update(|frame| frame.request_id.clone()).flatten()
     }
 
     /// Also enters this span whenever the scope is entered.
@@ -369,6 +415,7 @@ impl Scope {
         Self {
             frame: self.frame.take(),
             strayed: self.strayed,
+            unmarked: false,
             span: mem::replace(&mut self.span, Span::none()),
         }
     }

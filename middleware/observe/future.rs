@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,10 +15,7 @@ use super::{
     body::{Content, Rest},
     end::{CallFacts, End, Fault, Observer, Watch},
 };
-use crate::{
-    context::{RequestId, Scope},
-    rejection::Rejection,
-};
+use crate::{context::Scope, rejection::Rejection};
 
 pin_project! {
     /// A call until its head. Its output carries the [`ResponseBody`] that watches the rest.
@@ -30,11 +27,8 @@ pin_project! {
     where
         O: Observer,
     {
-        // `None` once it has ended, and when plimsoll answers itself.
         #[pin]
-        inner: Option<F>,
-        // The answer of plimsoll itself. Boxed, so that the futures of admitted calls stay small.
-        answer: Option<Box<Response<Bytes>>>,
+        stage: Stage<F>,
         watch: Watch<O>,
         scope: Scope,
         facts: CallFacts,
@@ -46,16 +40,35 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if this.inner.is_some() || this.watch.is_on() {
+            if !this.stage.is_ended() || this.watch.is_on() {
                 let _entered = this.scope.enter();
                 // Told after the future is gone and before the scope is left, should its destructor panic as well.
                 let mut watch = this.watch.take();
                 let guard = watch.guard();
-                this.inner.set(None);
+                this.stage.set(Stage::Ended);
                 guard.disarm();
                 drop(watch);
             }
         }
+    }
+}
+
+pin_project! {
+    /// Who answers.
+    #[project = StageProjection]
+    enum Stage<F> {
+        Service {
+            #[pin]
+            future: F,
+        },
+        Plimsoll { answer: Response<Bytes> },
+        Ended,
+    }
+}
+
+impl<F> Stage<F> {
+    fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended)
     }
 }
 
@@ -66,21 +79,26 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     ///
     /// When the service panics in `call`; the observer is told.
     #[inline]
-    pub fn call<S, B>(service: &mut S, request: Request<B>, observer: O, mut scope: Scope) -> Self
+    pub fn call<S, B>(
+        service: &mut S,
+        mut request: Request<B>,
+        observer: O,
+        mut scope: Scope,
+    ) -> Self
     where
         S: Service<Request<B>, Future = F>,
     {
+        scope.mark(&mut request);
         let facts = CallFacts::of(&request, &mut scope);
         let entered = scope.enter();
         // Told before the scope is left, should the service panic.
         let mut watch = Watch::new(observer);
         let guard = watch.guard();
-        let inner = service.call(request);
+        let future = service.call(request);
         guard.disarm();
         drop(entered);
         Self {
-            inner: Some(inner),
-            answer: None,
+            stage: Stage::Service { future },
             watch,
             scope,
             facts,
@@ -93,17 +111,39 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         rejection: Rejection,
         request: &Request<B>,
         observer: O,
-        mut scope: Scope,
+        scope: Scope,
     ) -> Self {
+        let mut future = Self::unanswered(request, observer, scope);
+        let id = future.scope.request_id();
+        let answer = rejection.into_response(future.facts.protocol, id.as_ref());
+        future.stage = Stage::Plimsoll { answer };
+        future
+    }
+
+    /// As [`ResponseFuture::reject`], and the answer takes over the memory of the request: for layers that reject in
+    /// an overload, when answers must be cheap.
+    #[inline]
+    pub fn reject_reusing<B>(
+        rejection: Rejection,
+        request: Request<B>,
+        observer: O,
+        scope: Scope,
+    ) -> Self {
+        // Whole before anything of the request is dropped, which may panic: so the observer is told.
+        let mut future = Self::unanswered(&request, observer, scope);
+        let (head, body) = request.into_parts();
+        drop(body);
+        let id = future.scope.request_id();
+        let (protocol, id) = (future.facts.protocol, id.as_ref());
+        let answer = rejection.answer(protocol, id, head.headers, head.extensions);
+        future.stage = Stage::Plimsoll { answer };
+        future
+    }
+
+    fn unanswered<B>(request: &Request<B>, observer: O, mut scope: Scope) -> Self {
         let facts = CallFacts::of(request, &mut scope);
-        let id = {
-            let _entered = scope.enter();
-            RequestId::current()
-        };
-        let answer = rejection.into_response(facts.protocol, id.as_ref());
         Self {
-            inner: None,
-            answer: Some(Box::new(answer)),
+            stage: Stage::Ended,
             watch: Watch::new(observer),
             scope,
             facts,
@@ -122,13 +162,15 @@ where
     type Output = Result<Response<ResponseBody<B, O>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match this.answer.take() {
-            Some(answer) => {
-                let answer = answer.map(|bytes| Content::Own { bytes });
+        let mut this = self.project();
+        match this.stage.as_mut().project() {
+            StageProjection::Service { .. } => this.poll_service(context),
+            StageProjection::Plimsoll { answer } => {
+                let answer = mem::take(answer).map(|bytes| Content::Own { bytes });
+                this.stage.set(Stage::Ended);
                 Poll::Ready(Ok(this.head(answer, |content| content)))
             }
-            None => this.poll_inner(context),
+            StageProjection::Ended => panic!("polled again after it was ready"),
         }
     }
 }
@@ -138,7 +180,7 @@ where
     O: Observer,
 {
     #[inline]
-    fn poll_inner<B, E>(
+    fn poll_service<B, E>(
         mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response<ResponseBody<B, O>>, E>>
@@ -149,12 +191,13 @@ where
         B::Error: Into<BoxError>,
     {
         let entered = self.scope.enter();
-        let inner = self.inner.as_mut().as_pin_mut();
-        let inner = inner.expect("not polled again after it was ready");
+        let StageProjection::Service { future } = self.stage.as_mut().project() else {
+            panic!("polled again after it was ready");
+        };
         let guard = self.watch.guard();
-        let polled = inner.poll(context);
+        let polled = future.poll(context);
         if polled.is_ready() {
-            self.inner.set(None);
+            self.stage.set(Stage::Ended);
         }
         guard.disarm();
         match ready!(polled) {

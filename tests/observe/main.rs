@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod grpc;
+mod rejected;
 
 use std::{
     convert::Infallible,

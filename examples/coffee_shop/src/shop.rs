@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use plimsoll::log::Writer;
+use plimsoll::ops::health::{Check, Health};
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
 use plimsoll::server::metrics::{MetricsLayer, Objective};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 
-use crate::{barista, ops, reception};
+use crate::{barista, reception};
 
 /// How long calls may go on after Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -35,6 +36,12 @@ pub(crate) struct Shop {
     reception: Door,
     barista: Door,
     ops: Door,
+}
+
+/// What each of the two tells, under its own name: as if each had a process of its own.
+pub(crate) struct Told {
+    pub(crate) reception: Telemetry,
+    pub(crate) barista: Telemetry,
 }
 
 struct Door {
@@ -87,7 +94,7 @@ The coffee shop is open: reception on {reception}, barista on {barista}, ops on 
   curl -N http://{reception}/orders/1/updates
   curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
   curl http://{ops}/readyz
-  curl http://{ops}/metrics
+  curl http://{ops}/metrics                     (of reception; http://{ops}/barista/metrics of the barista)
 
 Ctrl-C closes the shop.
 ",
@@ -103,27 +110,27 @@ Ctrl-C closes the shop.
     pub(crate) async fn serve(
         self,
         asked_to_close: impl Future<Output = ()>,
-        telemetry: &Telemetry,
+        told: &Told,
         log: &Writer,
     ) -> Result<(), ServeError> {
-        let layers = layers(telemetry, log);
         let closing = CancellationToken::new();
         // The barista stays until reception has no call left that may need it.
         let reception_closed = CancellationToken::new();
 
+        let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
         let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .connect_lazy();
         let reception = axum::serve(
             self.reception.listener.tap_io(no_delay),
-            reception::routes(barista, telemetry.tracer().clone())
-                .layer(layers.clone())
+            reception::routes(barista, told.reception.tracer().clone())
+                .layer(around_reception(&told.reception, log))
                 .into_make_service_with_connect_info::<SocketAddr>(),
         )
         .with_graceful_shutdown(closing.clone().cancelled_owned());
         let barista = Server::builder()
-            .layer(layers)
+            .layer(around_barista(&told.barista))
             .add_service(barista::service())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(self.barista.listener).with_nodelay(Some(true)),
@@ -131,7 +138,11 @@ Ctrl-C closes the shop.
             );
         let ops = axum::serve(
             self.ops.listener,
-            ops::routes(closing.clone()).merge(telemetry.metrics_route()),
+            health
+                .routes()
+                .merge(health.details())
+                .merge(told.reception.metrics_route())
+                .nest("/barista", told.barista.metrics_route()),
         );
 
         let reception = async {
@@ -144,6 +155,7 @@ Ctrl-C closes the shop.
         let patience = async {
             asked_to_close.await;
             tracing::info!("the shop closes");
+            health.drain();
             closing.cancel();
             tokio::time::sleep(DRAIN).await;
             tracing::warn!("some calls did not end in time and are cut");
@@ -165,23 +177,34 @@ type Layers = (
     CatchPanicLayer,
 );
 
-fn layers(telemetry: &Telemetry, log: &Writer) -> Layers {
+fn around_reception(telemetry: &Telemetry, log: &Writer) -> Layers {
+    let metrics = MetricsLayer::new(telemetry.meter())
+        .objective(Objective::new("orders", SOON).route("/orders"))
+        // These two are of the whole process, so they are told once.
+        .watch(log.clone())
+        .watch(Deaths);
+    let traces = TraceContextLayer::new(telemetry.tracer().clone());
+    layers(traces, metrics)
+}
+
+fn around_barista(telemetry: &Telemetry) -> Layers {
     let methods = ["Place", "Find", "Watch"].map(|name| format!("coffee_shop.v1.Barista/{name}"));
+    let metrics = MetricsLayer::new(telemetry.meter()).rpc_methods(methods.clone());
+    let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods);
+    layers(traces, metrics)
+}
+
+fn layers(traces: TraceContextLayer, metrics: MetricsLayer) -> Layers {
     let panics = CatchPanicLayer::new();
     (
         // Every call has an id, taken from the caller or made here.
         RequestIdLayer::new(),
         // A span from its first to its last byte, in the caller's trace.
-        TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone()),
+        traces,
         // One line for each call, when its last byte is out.
         AccessLogLayer::new(),
         // Counts and durations, by how each call really ended; and what other parts tell when they are asked.
-        MetricsLayer::new(telemetry.meter())
-            .rpc_methods(methods)
-            .objective(Objective::new("orders", SOON).route("/orders"))
-            .watch(panics.clone())
-            .watch(log.clone())
-            .watch(Deaths),
+        metrics.watch(panics.clone()),
         // A panic becomes a 500, or INTERNAL for gRPC; the ones above see it as an answer.
         panics,
     )

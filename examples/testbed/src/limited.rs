@@ -27,8 +27,6 @@ pub(crate) struct Limits {
     pub(crate) burst: Option<u32>,
     /// `TB_KEY_CAP`: callers that are kept. Default 100,000.
     pub(crate) key_cap: NonZeroUsize,
-    /// `TB_TRUSTED`: networks of proxies, as in `10.0.0.0/8, ::1`. Default none.
-    pub(crate) trusted: TrustedProxies,
     /// `TB_REDIS`: `redis://host:port/`. Without it there is no `/limited-redis`.
     pub(crate) redis: Option<String>,
     /// `TB_REDIS_POLICY`: `open`, `closed` or `local`, of three replicas. Default `closed`.
@@ -43,7 +41,6 @@ impl Default for Limits {
             rate: 100,
             burst: None,
             key_cap: NonZeroUsize::new(100_000).expect("above 0"),
-            trusted: TrustedProxies::default(),
             redis: None,
             when_away: None,
             redis_budget: None,
@@ -80,13 +77,13 @@ pub(crate) struct Limiters {
 }
 
 impl Limits {
-    /// Makes the layers.
-    pub(crate) fn layers(&self) -> Result<Limiters, LimitError> {
+    /// Makes the layers, for a service behind these proxies.
+    pub(crate) fn layers(&self, trusted: &TrustedProxies) -> Result<Limiters, LimitError> {
         let quota = Quota::per_second(self.rate).burst(self.burst.unwrap_or(self.rate))?;
-        let key = if self.trusted == TrustedProxies::default() {
+        let key = if *trusted == TrustedProxies::default() {
             Key::peer()
         } else {
-            Key::client(self.trusted.clone())
+            Key::client(trusted.clone())
         };
         let here = RateLimitLayer::new(key, quota).max_keys(self.key_cap);
         let in_redis = match &self.redis {

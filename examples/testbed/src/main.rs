@@ -3,7 +3,6 @@
 //! Settings come from `TB_*` variables (see [`settings`]), routes are in [`http`] and [`grpc`], the layers under test
 //! are put together in [`layers`]. SIGTERM or Ctrl-C drains and ends with 0; settings that cannot be used end with 2.
 
-mod admin;
 mod failure;
 mod grpc;
 mod http;

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use axum::serve::ListenerExt;
 use futures_util::TryFutureExt;
 use plimsoll::log::Writer;
+use plimsoll::ops::health::Health;
 use plimsoll::telemetry::{SetupError, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -18,7 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::limited::LimitError;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
-use crate::{admin, grpc, http, layers};
+use crate::{grpc, http, layers};
 
 /// The sockets, open but not served yet.
 pub(crate) struct Listeners {
@@ -83,15 +85,14 @@ pub(crate) async fn run(
     telemetry: &Telemetry,
     log: &Writer,
 ) -> Result<(), Error> {
-    let limiters = settings.limits.layers()?;
-    let incoming = layers::incoming(telemetry, log, &limiters);
+    let limiters = settings.limits.layers(&settings.trusted)?;
+    let incoming = layers::incoming(settings, telemetry, log, &limiters);
     let stopping = CancellationToken::new();
     let stop = || stopping.clone().cancelled_owned();
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
 
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<grpc::Service>().await;
-    let services = Routes::new(grpc::service(upstream.clone())).add_service(health_service);
+    let health = Health::new().grpc_service(grpc::Service::NAME);
+    let services = Routes::new(grpc::service(upstream.clone())).add_service(health.grpc());
     let services = Routes::from(services.into_axum_router().merge(limiters.routes()));
 
     let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
@@ -109,7 +110,10 @@ pub(crate) async fn run(
         );
     let admin = axum::serve(
         listeners.admin,
-        admin::routes(stopping.clone()).merge(telemetry.metrics_route()),
+        health
+            .routes()
+            .merge(health.details())
+            .merge(telemetry.metrics_route()),
     );
 
     // While the calls drain, admin still answers.
@@ -118,8 +122,8 @@ pub(crate) async fn run(
     let draining = async {
         signalled.await;
         tracing::info!("draining");
+        health.drain();
         stopping.cancel();
-        health.set_not_serving::<grpc::Service>().await;
         tokio::time::sleep(settings.drain).await;
     };
     tokio::select! {

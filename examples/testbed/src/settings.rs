@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::Uri;
+use plimsoll::caller::TrustedProxies;
 
 use crate::limited::{self, Limits};
 
@@ -17,11 +19,8 @@ const NOT_SUPPORTED_YET: &[&str] = &[
     "TB_QUEUE_MS",
     "TB_ADAPTIVE",
     "TB_HEADER_MS",
-    "TB_BODY_MIN_BPS",
     "TB_WRITE_MS",
-    "TB_BODY_MAX",
     "TB_MAX_CONNS",
-    "TB_TIMEOUT_MS",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -48,6 +47,14 @@ pub(crate) struct Settings {
     pub(crate) log: LogTo,
     /// `TB_UPSTREAM`: whom `/up/{path}` calls, `http://host:port`. Default none.
     pub(crate) upstream: Option<Uri>,
+    /// `TB_TIMEOUT_MS`: how long a call may take, to its last byte. Default as long as it likes.
+    pub(crate) timeout: Option<Duration>,
+    /// `TB_BODY_MIN_BPS`: the least rate of a request's body, after a second. Default that of the layer.
+    pub(crate) body_min_bps: Option<NonZeroU32>,
+    /// `TB_BODY_MAX`: the most bytes of a request's body. Default 16 MiB.
+    pub(crate) body_max: u64,
+    /// `TB_TRUSTED`: proxies, as in `10.0.0.0/8, ::1`: what they say of callers and deadlines holds. Default none.
+    pub(crate) trusted: TrustedProxies,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
     /// What holds for `/limited` and `/limited-redis`.
@@ -86,6 +93,10 @@ impl Default for Settings {
             admin: any,
             log: LogTo::Stderr,
             upstream: None,
+            timeout: None,
+            body_min_bps: None,
+            body_max: 16 * 1024 * 1024,
+            trusted: TrustedProxies::default(),
             drain: Duration::from_secs(5),
             limits: Limits::default(),
         }
@@ -125,15 +136,21 @@ impl Settings {
             "TB_ADMIN" => self.admin = parse(name, value, "an address as in 127.0.0.1:8080")?,
             "TB_LOG" => self.log = parse(name, value, "stdout, stderr or a file")?,
             "TB_UPSTREAM" => self.upstream = Some(upstream(name, value)?),
+            "TB_TIMEOUT_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_BODY_MIN_BPS" => {
+                self.body_min_bps = Some(parse(name, value, "bytes per second, above 0")?);
+            }
+            "TB_BODY_MAX" => self.body_max = parse(name, value, "a number of bytes")?,
+            "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
             }
             "TB_RATE" => self.limits.rate = parse(name, value, "calls a second")?,
             "TB_BURST" => self.limits.burst = Some(parse(name, value, "a number of calls")?),
             "TB_KEY_CAP" => self.limits.key_cap = parse(name, value, "a number above 0")?,
-            "TB_TRUSTED" => {
-                self.limits.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?;
-            }
             "TB_REDIS" => self.limits.redis = Some(value.to_owned()),
             "TB_REDIS_POLICY" => match limited::when_away(value) {
                 Some(policy) => self.limits.when_away = Some(policy),
@@ -217,11 +234,19 @@ mod tests {
             ("TB_ADMIN", "127.0.0.1:3"),
             ("TB_LOG", "/tmp/log"),
             ("TB_UPSTREAM", "http://127.0.0.1:4"),
+            ("TB_TIMEOUT_MS", "300"),
+            ("TB_BODY_MIN_BPS", "1000"),
+            ("TB_BODY_MAX", "4096"),
+            ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
         ])
         .expect("all of these are supported");
         assert!(!settings.any_port());
         assert_eq!(settings.log, LogTo::File("/tmp/log".into()));
+        assert_eq!(settings.timeout, Some(Duration::from_millis(300)));
+        assert_eq!(settings.body_min_bps.map(NonZeroU32::get), Some(1_000));
+        assert_eq!(settings.body_max, 4_096);
+        assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
     }
 
@@ -241,11 +266,12 @@ mod tests {
             ),
         ] {
             let limits = read(vars).expect("each value can be read").limits;
-            let error = limits.layers().err().expect(says);
+            let error = limits.layers(&TrustedProxies::default()).err().expect(says);
             assert_eq!(error.to_string(), says);
         }
         let redis = [("TB_REDIS", "redis://127.0.0.1:1/"), ("TB_REDIS_MS", "5")];
-        assert!(read(&redis).expect("values").limits.layers().is_ok());
+        let settings = read(&redis).expect("values");
+        assert!(settings.limits.layers(&settings.trusted).is_ok());
     }
 
     #[test]
@@ -255,11 +281,6 @@ mod tests {
             ("TB_QUEUE", "5", "TB_QUEUE: not supported yet"),
             ("TB_RATE", "-5", "TB_RATE=-5: expected calls a second"),
             ("TB_KEY_CAP", "0", "TB_KEY_CAP=0: expected a number"),
-            (
-                "TB_TRUSTED",
-                "10.0.0.1/8",
-                "TB_TRUSTED=10.0.0.1/8: expected networks",
-            ),
             (
                 "TB_REDIS_POLICY",
                 "ajar",
@@ -277,6 +298,8 @@ mod tests {
                 "http://a/b",
                 "TB_UPSTREAM=http://a/b: expected",
             ),
+            ("TB_BODY_MIN_BPS", "0", "TB_BODY_MIN_BPS=0: expected bytes"),
+            ("TB_TRUSTED", "all", "TB_TRUSTED=all: expected networks"),
             ("TB_DRAIN_MS", "-1", "TB_DRAIN_MS=-1: expected a number"),
         ] {
             let error = read(&[(name, value)]).expect_err(name);

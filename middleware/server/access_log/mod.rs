@@ -187,7 +187,10 @@ where
         if !more.is_empty() {
             scope.update(|frame| frame.secrets_mut().add_headers(request.headers(), more));
         }
-        let (request, record) = Record::begin(request, &self.settings, &mut scope);
+        let mut record = Record::begin(&request, &self.settings, &mut scope);
+        if !request.body().is_end_stream() {
+            request = record.watch(request, &mut scope);
+        }
         ResponseFuture::call(&mut self.inner, request, record, scope)
     }
 }

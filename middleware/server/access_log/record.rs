@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    thread::LocalKey,
     time::Instant,
 };
 
@@ -21,7 +22,9 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{self, Frame, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    context::{
+        self, Frame, Free, Keep, Kept, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope,
+    },
     observe::{End, Observer, Verdict, Witness},
     outcome::Outcome,
     protocol::GrpcCode,
@@ -30,7 +33,10 @@ use crate::{
 
 /// What is known of one call; it writes the line at the end.
 #[derive(Debug)]
-pub struct Record {
+pub struct Record(Kept<Call>);
+
+#[derive(Debug)]
+struct Call {
     settings: Arc<Settings>,
     /// Whether the line is this layer's to write.
     writes: bool,
@@ -54,23 +60,29 @@ struct Head {
     id: Option<RequestId>,
 }
 
+thread_local! {
+    static FREE: Free<Option<Call>> = const { Free::none() };
+}
+
+impl Keep for Call {
+    fn free() -> &'static LocalKey<Free<Option<Self>>> {
+        &FREE
+    }
+}
+
 impl Record {
+    #[inline]
     pub(super) fn begin<B>(
-        request: Request<B>,
+        request: &Request<B>,
         settings: &Arc<Settings>,
         scope: &mut Scope,
-    ) -> (Request<B>, Self)
-    where
-        B: Body + 'static,
-    {
-        let protocol = scope.protocol(&request);
-        let mut witness = Witness::of(protocol).keeping_texts();
-        let request = witness.watch(request, scope);
-        let record = Self {
+    ) -> Self {
+        let protocol = scope.protocol(request);
+        let record = Self(Kept::new(Call {
             settings: Arc::clone(settings),
             writes: scope.update(Frame::claim_line).unwrap_or(true),
             started: scope.started(),
-            witness,
+            witness: Witness::of(protocol).keeping_texts(),
             protocol_label: protocol.label(request.version()),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -79,17 +91,26 @@ impl Record {
             user_agent: request.headers().get(USER_AGENT).cloned(),
             head: None,
             bytes_out: 0,
-        };
-        if !record.writes {
-            return (request, record);
-        }
-        if settings.call_span {
-            let span = record.span(scope);
+        }));
+        if settings.call_span && record.0.writes {
+            let span = record.0.span(scope);
             scope.set_span(span);
         }
-        (request, record)
+        record
     }
 
+    /// Watches the request's body too.
+    #[inline]
+    pub(super) fn watch<B: Body + 'static>(
+        &mut self,
+        request: Request<B>,
+        scope: &mut Scope,
+    ) -> Request<B> {
+        self.0.witness.watch(request, scope)
+    }
+}
+
+impl Call {
     fn span(&self, scope: &mut Scope) -> Span {
         let _entered = scope.enter();
         // Made while nobody looks at the frame: subscribers may ask for the call, or add to it.
@@ -110,7 +131,8 @@ impl Record {
 
 impl Observer for Record {
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        self.witness.on_head(response);
+        let call = &mut *self.0;
+        call.witness.on_head(response);
         let headers = response.headers();
         let known = context::current(|frame| frame.request_id().is_some()).unwrap_or_default();
         let id = if known {
@@ -123,27 +145,27 @@ impl Observer for Record {
         if response.status().is_server_error() {
             context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
-        self.head = Some(Head {
+        call.head = Some(Head {
             at: clock::now(),
             id,
         });
     }
 
     fn on_data(&mut self, bytes: usize) {
-        self.bytes_out = self
-            .bytes_out
-            .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.0.bytes_out = self.0.bytes_out.saturating_add(bytes);
     }
 
     fn on_end(mut self, end: End<'_>) {
-        if !self.writes {
+        let call = &mut *self.0;
+        if !call.writes {
             return;
         }
         let ended = clock::now();
-        let outcome = self.witness.judge(&end);
-        if let Some(level) = self.settings.level(outcome) {
-            let verdict = self.witness.explain(&end, outcome);
-            let written = catch_unwind(AssertUnwindSafe(|| self.write(level, &verdict, ended)));
+        let outcome = call.witness.judge(&end);
+        if let Some(level) = call.settings.level(outcome) {
+            let verdict = call.witness.explain(&end, outcome);
+            let written = catch_unwind(AssertUnwindSafe(|| call.write(level, &verdict, ended)));
             if let Err(payload) = written {
                 // A subscriber panicked, and the hook told of it. The call is none the worse for it; and dropping what
                 // was thrown may panic again.
@@ -153,7 +175,7 @@ impl Observer for Record {
     }
 }
 
-impl Record {
+impl Call {
     fn write(&self, level: Level, verdict: &Verdict, ended: Instant) {
         let millis = |from: Instant, to: Instant| {
             // Whole microseconds, so that the text is short: 12.345.
@@ -167,11 +189,15 @@ impl Record {
                 frame.request_id().cloned(),
                 frame.id_replaced(),
                 frame.trace().cloned(),
+                frame.which(),
+                frame.deadline_capped(),
             )
         });
-        let (id, replaced, trace) = ids.unwrap_or_default();
+        let (id, replaced, trace, which, capped) = ids.unwrap_or_default();
         let id = id.or_else(|| head.and_then(|head| head.id.clone()));
         let path = self.path.as_ref().map(redacted_path);
+        let rejection = judged.and_then(|head| head.rejection.as_ref());
+        let which = rejection.and_then(Rejection::which).or(which);
         let error = verdict.error.as_deref().map(context::redact);
         let also = (!verdict.also.is_empty()).then(|| verdict.also.join("; "));
         let also = also.as_deref().map(context::redact);
@@ -194,7 +220,8 @@ impl Record {
                     grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
                     outcome = verdict.outcome.label(),
                     layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
+                    which,
+                    deadline_capped = capped.then_some(true),
                     error = error.as_deref(),
                     error_missing = error_missing.then_some(true),
                     also = also.as_deref(),
