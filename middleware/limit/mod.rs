@@ -25,6 +25,7 @@ mod handle;
 mod memory;
 mod permit;
 mod queue;
+mod read_delay;
 mod report;
 mod rules;
 mod share;
@@ -46,6 +47,9 @@ pub use handle::{LimitHandle, Rejected};
 pub use memory::MemoryGate;
 pub use permit::Admission;
 use queue::Bounds;
+#[cfg(feature = "axum")]
+pub use read_delay::TimedListener;
+pub use read_delay::{ReadDelay, Timed};
 pub(crate) use rules::{Rules, rules};
 use shared::Shared;
 use state::Start;

@@ -89,7 +89,10 @@ pub(super) async fn accept<L, T>(
         let accepted = tokio::select! {
             biased;
             () = reached(shared.phase.subscribe(), until) => return,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                shared.room().await;
+                listener.accept().await
+            } => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
