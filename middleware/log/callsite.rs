@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use tracing::Metadata;
-use tracing::field::Field;
 
+use super::access;
 use super::form::{Form, NONE};
 use super::line::{Again, Line, Ready, Reserved};
 use super::schema::Unit;
@@ -25,6 +25,8 @@ pub(super) struct Callsite {
     /// Level, target, and the service's names; see [`Form::callsite`].
     pub(super) head: Vec<u8>,
     pub(super) access: bool,
+    /// True where a whole line is lent along with the event; see [`access::lent`].
+    pub(super) whole: bool,
     /// True for records of the `log` crate: one callsite speaks for many places, and names the place in fields.
     pub(super) foreign: bool,
     keys: Vec<Option<Key>>,
@@ -42,6 +44,7 @@ pub(super) struct Key {
 impl Callsite {
     fn new(form: &Form, metadata: &'static Metadata<'static>) -> Self {
         let access = metadata.target() == ACCESS;
+        let whole = access && metadata.module_path() == Some(access::MODULE);
         let foreign = metadata.target() == "log" && metadata.name() == "log event";
         let own = metadata.target().starts_with(OWN);
         let reserved = form.reserved_for(access);
@@ -59,14 +62,16 @@ impl Callsite {
         Self {
             head,
             access,
+            whole,
             foreign,
             keys: keys.collect(),
         }
     }
 
-    /// The key of a field; `None` if the field is not written.
-    pub(super) fn key(&self, field: &Field) -> Option<&Key> {
-        self.keys.get(field.index())?.as_ref()
+    /// The key of a field, by its place; `None` if the field is not written.
+    #[inline]
+    pub(super) fn key(&self, index: usize) -> Option<&Key> {
+        self.keys.get(index)?.as_ref()
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::access::{self, AccessLine, Facts, Tell};
 use super::callsite::{ACCESS, Callsite};
 use super::form::{Form, Identity, field};
 use super::line::{Again, Line, Reserved};
@@ -197,7 +198,10 @@ impl JsonLayer {
             callsite,
             nested_key: None,
         };
-        event.record(&mut Visitor(&mut fields));
+        let mut take = |whole: &AccessLine, tell: Tell| tell(whole, &mut Facts::of(&mut fields));
+        if !(callsite.whole && access::lent(&mut take)) {
+            event.record(&mut Visitor(&mut fields));
+        }
         fields.close_nested(form.reserved_for(access));
         let reserved = if access {
             &form.in_access
@@ -221,7 +225,7 @@ impl JsonLayer {
 }
 
 /// The fields of an event on their way into the line.
-struct EventFields<'a> {
+pub(super) struct EventFields<'a> {
     line: &'a mut Line,
     nested: &'a mut Vec<u8>,
     callsite: &'a Callsite,
@@ -231,35 +235,47 @@ struct EventFields<'a> {
 
 impl Fields for EventFields<'_> {
     fn begin(&mut self, field: &Field) -> Option<Unit> {
-        let key = self.callsite.key(field)?;
-        self.nested_key = key.nested;
-        self.line.begin_ready(&key.ready).then_some(key.unit)
+        self.begin_at(field.index())
     }
 
     fn value(&mut self) -> &mut Vec<u8> {
         self.line.bytes()
     }
 
+    #[inline]
     fn end(&mut self, cut: bool) {
         self.line.end();
         if cut {
             self.line.mark_cut();
         }
         if let Some(key) = self.nested_key {
-            let before: &[u8] = if self.nested.is_empty() {
-                b"{\""
-            } else {
-                b",\""
-            };
-            self.nested.extend_from_slice(before);
-            self.nested.extend_from_slice(key.as_bytes());
-            self.nested.extend_from_slice(b"\":");
-            self.line.move_value(self.nested, MAX_NESTED);
+            self.nest(key);
         }
     }
 }
 
 impl EventFields<'_> {
+    /// As [`begin`](Fields::begin), by the place of the field.
+    #[inline]
+    pub(super) fn begin_at(&mut self, index: usize) -> Option<Unit> {
+        let key = self.callsite.key(index)?;
+        self.nested_key = key.nested;
+        self.line.begin_ready(&key.ready).then_some(key.unit)
+    }
+
+    /// Moves the field that was written last into the nested object.
+    fn nest(&mut self, key: &str) {
+        let before: &[u8] = if self.nested.is_empty() {
+            b"{\""
+        } else {
+            b",\""
+        };
+        self.nested.extend_from_slice(before);
+        self.nested.extend_from_slice(key.as_bytes());
+        self.nested.extend_from_slice(b"\":");
+        self.line.move_value(self.nested, MAX_NESTED);
+    }
+
     fn close_nested(&mut self, reserved: &Reserved) {
         let some = !self.nested.is_empty();
         if some

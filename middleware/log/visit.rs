@@ -105,7 +105,7 @@ pub(super) fn own(out: &mut Vec<u8>, value: &FieldValue) -> bool {
     }
 }
 
-fn text(out: &mut Vec<u8>, value: &str) -> bool {
+pub(super) fn text(out: &mut Vec<u8>, value: &str) -> bool {
     let (kept, cut) = escape::start_of(value, MAX_LINE);
     out.push(b'"');
     escape::push_text(out, kept);
@@ -113,18 +113,18 @@ fn text(out: &mut Vec<u8>, value: &str) -> bool {
     cut
 }
 
-fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
+pub(super) fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
     escape::push_integer(out, value);
     false
 }
 
-fn boolean(out: &mut Vec<u8>, value: bool) -> bool {
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) -> bool {
     out.extend_from_slice(if value { b"true" } else { b"false" });
     false
 }
 
 /// Appends what `Debug` says. A value that panics does not take the call with it: its place in the line tells.
-fn debug(out: &mut Vec<u8>, value: &dyn Debug) -> bool {
+pub(super) fn debug(out: &mut Vec<u8>, value: &dyn Debug) -> bool {
     out.push(b'"');
     let start = out.len();
     let formatted = catch_unwind(AssertUnwindSafe(|| {

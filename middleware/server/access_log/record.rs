@@ -4,15 +4,13 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     mem,
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread::LocalKey,
     time::Instant,
 };
 
 use http::{
-    HeaderValue, Method, Request, Response,
+    Request, Response,
     header::{SET_COOKIE, USER_AGENT},
     uri::PathAndQuery,
 };
@@ -22,9 +20,8 @@ use tracing::{Level, Span};
 use super::{Settings, TARGET};
 use crate::{
     clock,
-    context::{
-        self, Frame, Free, Keep, Kept, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope,
-    },
+    context::{self, Frame, Kept, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
+    log::access::{self, AccessLine, Facts},
     observe::{End, Observer, Verdict, Witness},
     outcome::Outcome,
     protocol::GrpcCode,
@@ -33,41 +30,14 @@ use crate::{
 
 /// What is known of one call; it writes the line at the end.
 #[derive(Debug)]
-pub struct Record(Kept<Call>);
-
-#[derive(Debug)]
-struct Call {
+pub struct Record {
     settings: Arc<Settings>,
     /// Whether the line is this layer's to write.
     writes: bool,
     started: Instant,
+    head_at: Option<Instant>,
     witness: Witness,
-    protocol_label: &'static str,
-    method: Method,
-    path: Option<PathAndQuery>,
-    route: Option<Route>,
-    client: Option<IpAddr>,
-    user_agent: Option<HeaderValue>,
-    head: Option<Head>,
-    bytes_out: u64,
-}
-
-/// What the head told besides its status.
-#[derive(Debug)]
-struct Head {
-    at: Instant,
-    /// The id on the response, for a call whose id was given in another task.
-    id: Option<RequestId>,
-}
-
-thread_local! {
-    static FREE: Free<Option<Call>> = const { Free::none() };
-}
-
-impl Keep for Call {
-    fn free() -> &'static LocalKey<Free<Option<Self>>> {
-        &FREE
-    }
+    line: Kept<AccessLine>,
 }
 
 impl Record {
@@ -78,25 +48,26 @@ impl Record {
         scope: &mut Scope,
     ) -> Self {
         let protocol = scope.protocol(request);
-        let record = Self(Kept::new(Call {
-            settings: Arc::clone(settings),
-            writes: scope.update(Frame::claim_line).unwrap_or(true),
-            started: scope.started(),
-            witness: Witness::of(protocol).keeping_texts(),
-            protocol_label: protocol.label(request.version()),
-            method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
-            route: Route::of(request.extensions()),
-            client: PeerAddr::of(request.extensions()).map(|peer| peer.0.ip()),
-            user_agent: request.headers().get(USER_AGENT).cloned(),
-            head: None,
-            bytes_out: 0,
-        }));
-        if settings.call_span && record.0.writes {
-            let span = record.0.span(scope);
+        let mut line = Kept::<AccessLine>::default();
+        line.protocol = protocol.label(request.version());
+        line.method = request.method().clone();
+        line.path = request.uri().path_and_query().cloned();
+        line.route = Route::of(request.extensions());
+        line.client = PeerAddr::of(request.extensions()).map(|peer| peer.0.ip());
+        line.user_agent = request.headers().get(USER_AGENT).cloned();
+        let writes = scope.update(Frame::claim_line).unwrap_or(true);
+        if settings.call_span && writes {
+            let span = span(&line, scope);
             scope.set_span(span);
         }
-        record
+        Self {
+            settings: Arc::clone(settings),
+            writes,
+            started: scope.started(),
+            head_at: None,
+            witness: Witness::of(protocol).keeping_texts(),
+            line,
+        }
     }
 
     /// Watches the request's body too.
@@ -106,66 +77,60 @@ impl Record {
         request: Request<B>,
         scope: &mut Scope,
     ) -> Request<B> {
-        self.0.witness.watch(request, scope)
+        self.witness.watch(request, scope)
     }
 }
 
-impl Call {
-    fn span(&self, scope: &mut Scope) -> Span {
-        let _entered = scope.enter();
-        // Made while nobody looks at the frame: subscribers may ask for the call, or add to it.
-        let ids = context::current(|frame| (frame.request_id().cloned(), frame.trace().cloned()));
-        let Some((id, trace)) = ids else {
-            return Span::none();
-        };
-        tracing::info_span!(
-            target: "plimsoll::call",
-            "call",
-            request_id = id.as_ref().map(RequestId::as_str),
-            trace_id = trace.as_ref().map(|trace| trace.trace_id()),
-            method = self.method.as_str(),
-            route = self.route.as_ref().map(Route::as_str),
-        )
-    }
+fn span(line: &AccessLine, scope: &mut Scope) -> Span {
+    let _entered = scope.enter();
+    // Made while nobody looks at the frame: subscribers may ask for the call, or add to it.
+    let ids = context::current(|frame| (frame.request_id().cloned(), frame.trace().cloned()));
+    let Some((id, trace)) = ids else {
+        return Span::none();
+    };
+    tracing::info_span!(
+        target: "plimsoll::call",
+        "call",
+        request_id = id.as_ref().map(RequestId::as_str),
+        trace_id = trace.as_ref().map(|trace| trace.trace_id()),
+        method = line.method.as_str(),
+        route = line.route.as_ref().map(Route::as_str),
+    )
 }
 
 impl Observer for Record {
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        let call = &mut *self.0;
-        call.witness.on_head(response);
+        self.witness.on_head(response);
         let headers = response.headers();
-        let known = context::current(|frame| frame.request_id().is_some()).unwrap_or_default();
-        let id = if known {
-            None
-        } else {
-            headers
-                .get(REQUEST_ID)
-                .and_then(|id| RequestId::from_header(id).ok())
-        };
+        if context::current(|frame| frame.request_id().is_none()).unwrap_or(true) {
+            // Of a call whose id was given in another task.
+            let id = headers.get(REQUEST_ID);
+            self.line.request_id = id.and_then(|id| RequestId::from_header(id).ok());
+        }
         if response.status().is_server_error() {
             context::update(|frame| frame.secrets_mut().add_headers(headers, &[SET_COOKIE]));
         }
-        call.head = Some(Head {
-            at: clock::now(),
-            id,
-        });
+        self.head_at = Some(clock::now());
     }
 
     fn on_data(&mut self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.0.bytes_out = self.0.bytes_out.saturating_add(bytes);
+        self.line.bytes_out = self.line.bytes_out.saturating_add(bytes);
     }
 
     fn on_end(mut self, end: End<'_>) {
-        let call = &mut *self.0;
-        if !call.writes {
+        if !self.writes {
             return;
         }
         let ended = clock::now();
-        let outcome = call.witness.judge(&end);
-        if let Some(level) = call.settings.level(outcome) {
-            let verdict = call.witness.explain(&end, outcome);
-            let written = catch_unwind(AssertUnwindSafe(|| call.write(level, &verdict, ended)));
+        let outcome = self.witness.judge(&end);
+        if let Some(level) = self.settings.level(outcome) {
+            let verdict = self.witness.explain(&end, outcome);
+            self.finish(verdict, ended);
+            let Self { line, .. } = self;
+            let written = catch_unwind(AssertUnwindSafe(|| {
+                access::lend(line, tell, |line| make_event(line, level));
+            }));
             if let Err(payload) = written {
                 // A subscriber panicked, and the hook told of it. The call is none the worse for it; and dropping what
                 // was thrown may panic again.
@@ -175,76 +140,98 @@ impl Observer for Record {
     }
 }
 
-impl Call {
-    fn write(&self, level: Level, verdict: &Verdict, ended: Instant) {
-        let millis = |from: Instant, to: Instant| {
+impl Record {
+    /// Completes the line.
+    fn finish(&mut self, verdict: Verdict, ended: Instant) {
+        let started = self.started;
+        let millis = |to: Instant| {
             // Whole microseconds, so that the text is short: 12.345.
-            let micros =
-                u32::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u32::MAX);
-            f64::from(micros) / 1_000.0
+            let since = to.saturating_duration_since(started);
+            f64::from(u32::try_from(since.as_micros()).unwrap_or(u32::MAX)) / 1_000.0
         };
-        let (head, judged) = (self.head.as_ref(), self.witness.head());
-        let ids = context::current(|frame| {
-            (
-                frame.request_id().cloned(),
-                frame.id_replaced(),
-                frame.trace().cloned(),
-            )
+        let line = &mut *self.line;
+        line.ttfb_ms = self.head_at.map(millis);
+        line.duration_ms = millis(ended);
+        context::current(|frame| {
+            let id = frame.request_id().cloned();
+            line.request_id = id.or_else(|| line.request_id.take());
+            line.request_id_replaced = frame.id_replaced();
+            line.trace = frame.trace().cloned();
         });
-        let (id, replaced, trace) = ids.unwrap_or_default();
-        let id = id.or_else(|| head.and_then(|head| head.id.clone()));
-        let path = self.path.as_ref().map(redacted_path);
-        let error = verdict.error.as_deref().map(context::redact);
-        let also = (!verdict.also.is_empty()).then(|| verdict.also.join("; "));
-        let also = also.as_deref().map(context::redact);
-        let error_missing = verdict.outcome == Outcome::ServerError && error.is_none();
-        macro_rules! line {
-            ($level:expr) => {
-                tracing::event!(
-                    target: TARGET,
-                    $level,
-                    event = "request",
-                    request_id = id.as_ref().map(RequestId::as_str),
-                    request_id_replaced = replaced.then_some(true),
-                    trace_id = trace.as_ref().map(|trace| trace.trace_id()),
-                    span_id = trace.as_ref().map(|trace| trace.span_id()),
-                    protocol = self.protocol_label,
-                    method = self.method.as_str(),
-                    path = path.as_deref(),
-                    route = self.route.as_ref().map(Route::as_str),
-                    status = judged.map(|head| u64::from(head.status.as_u16())),
-                    grpc_status = judged.and_then(|head| head.grpc).map(GrpcCode::name),
-                    outcome = verdict.outcome.label(),
-                    layer = verdict.layer,
-                    which = judged.and_then(|head| head.rejection.as_ref()).and_then(Rejection::which),
-                    error = error.as_deref(),
-                    error_missing = error_missing.then_some(true),
-                    also = also.as_deref(),
-                    bytes_in = self.witness.bytes_in(),
-                    bytes_out = self.bytes_out,
-                    ttfb_ms = head.map(|head| millis(self.started, head.at)),
-                    duration_ms = millis(self.started, ended),
-                    client = self.client.map(tracing::field::display),
-                    user_agent = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-                    "call ended"
-                )
-            };
+        line.redacted_path = line.path.as_ref().and_then(redacted);
+        if let Some(head) = self.witness.head() {
+            line.status = Some(head.status.as_u16());
+            line.grpc_status = head.grpc.map(GrpcCode::name);
+            line.which = head.rejection.as_ref().and_then(Rejection::which);
         }
-        match level {
-            Level::ERROR => line!(Level::ERROR),
-            Level::WARN => line!(Level::WARN),
-            Level::INFO => line!(Level::INFO),
-            Level::DEBUG => line!(Level::DEBUG),
-            Level::TRACE => line!(Level::TRACE),
+        line.bytes_in = self.witness.bytes_in();
+        line.outcome = verdict.outcome.label();
+        line.layer = verdict.layer;
+        line.error_missing = verdict.outcome == Outcome::ServerError && verdict.error.is_none();
+        line.error = verdict.error.map(redacted_text);
+        if !verdict.also.is_empty() {
+            line.also = Some(redacted_text(verdict.also.join("; ")));
         }
     }
 }
 
-/// The path as it came, and of its query the keys. What has no key is a value.
-fn redacted_path(path: &PathAndQuery) -> Cow<'_, str> {
-    let Some(query) = path.query() else {
-        return Cow::Borrowed(path.path());
+/// The fields of the line: as an event for every subscriber, and as they are for our own formatter.
+macro_rules! fields {
+    (|$line:ident| $($name:ident = $value:expr,)*) => {
+        fn make_event($line: &AccessLine, level: Level) {
+            match level {
+                Level::ERROR => tracing::event!(target: TARGET, Level::ERROR, $($name = $value,)* "call ended"),
+                Level::WARN => tracing::event!(target: TARGET, Level::WARN, $($name = $value,)* "call ended"),
+                Level::INFO => tracing::event!(target: TARGET, Level::INFO, $($name = $value,)* "call ended"),
+                Level::DEBUG => tracing::event!(target: TARGET, Level::DEBUG, $($name = $value,)* "call ended"),
+                Level::TRACE => tracing::event!(target: TARGET, Level::TRACE, $($name = $value,)* "call ended"),
+            }
+        }
+
+        fn tell($line: &AccessLine, facts: &mut Facts<'_, '_>) {
+            facts.tell("call ended");
+            $(facts.tell($value);)*
+        }
     };
+}
+
+fields! { |line|
+    event = "request",
+    request_id = line.request_id.as_ref().map(RequestId::as_str),
+    request_id_replaced = line.request_id_replaced.then_some(true),
+    trace_id = line.trace.as_ref().map(|trace| trace.trace_id()),
+    span_id = line.trace.as_ref().map(|trace| trace.span_id()),
+    protocol = line.protocol,
+    method = line.method.as_str(),
+    path = line.path(),
+    route = line.route.as_ref().map(Route::as_str),
+    status = line.status.map(u64::from),
+    grpc_status = line.grpc_status,
+    outcome = line.outcome,
+    layer = line.layer,
+    which = line.which,
+    error = line.error.as_deref(),
+    error_missing = line.error_missing.then_some(true),
+    also = line.also.as_deref(),
+    bytes_in = line.bytes_in,
+    bytes_out = line.bytes_out,
+    ttfb_ms = line.ttfb_ms,
+    duration_ms = line.duration_ms,
+    client = line.client.map(tracing::field::display),
+    user_agent = line.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+}
+
+/// The text without the secrets of the call.
+fn redacted_text(text: String) -> String {
+    match context::redact(&text) {
+        Cow::Owned(redacted) => redacted,
+        Cow::Borrowed(_) => text,
+    }
+}
+
+/// The path as it came, and of its query the keys. What has no key is a value. `None` where there is no query.
+fn redacted(path: &PathAndQuery) -> Option<String> {
+    let query = path.query()?;
     let mut redacted = path.path().to_owned();
     let mut separator = '?';
     for pair in query.split('&') {
@@ -255,7 +242,7 @@ fn redacted_path(path: &PathAndQuery) -> Cow<'_, str> {
         written.expect("a String takes all");
         separator = '&';
     }
-    Cow::Owned(redacted)
+    Some(redacted)
 }
 
 #[cfg(test)]
@@ -265,17 +252,13 @@ mod tests {
     #[test]
     fn keeps_keys_of_the_query_and_no_value() {
         for (path, expected) in [
-            ("/a/b", "/a/b"),
             ("/a?k=v", "/a?k=REDACTED"),
             ("/a?k=v&l=w=x&flag", "/a?k=REDACTED&l=REDACTED&REDACTED"),
             ("/a?", "/a?REDACTED"),
             ("/a?=v", "/a?=REDACTED"),
         ] {
-            assert_eq!(
-                redacted_path(&PathAndQuery::from_static(path)),
-                expected,
-                "{path}"
-            );
+            let path = PathAndQuery::from_static(path);
+            assert_eq!(redacted(&path).as_deref(), Some(expected), "{path}");
         }
     }
 }
