@@ -6,15 +6,21 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::slice;
 use std::thread::LocalKey;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 use tracing::field::DisplayValue;
 
-use super::json::EventFields;
+use super::callsite::{Callsite, Key};
+use super::escape;
+use super::line::MAX_LINE;
 use super::schema::Unit;
-use super::visit::{self, Fields as _};
+use super::visit;
 use crate::context::{Free, Keep, Kept, RequestId, Route, TraceContext};
+
+/// So many bytes of text from outside leave room for all else, though each may become six.
+const SHORT: usize = MAX_LINE / 16;
 
 /// Where the events are made whose facts lie here.
 pub(super) const MODULE: &str = "plimsoll::server::access_log::record";
@@ -58,6 +64,26 @@ impl Keep for AccessLine {
 }
 
 impl AccessLine {
+    /// Whether the line cannot grow past its cap, whatever must be escaped in it: then nothing of it is ever cut.
+    #[inline]
+    fn is_short(&self) -> bool {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let value = |value: &Option<HeaderValue>| value.as_ref().map_or(0, HeaderValue::len);
+        let route = self.route.as_ref().map_or(0, |route| route.as_str().len());
+        let path = self.path().map_or(0, str::len);
+        [
+            self.method.as_str().len(),
+            path,
+            route,
+            text(&self.error),
+            text(&self.also),
+            value(&self.user_agent),
+        ]
+        .into_iter()
+        .fold(0, usize::saturating_add)
+            <= SHORT
+    }
+
     /// The path as the line tells it.
     #[inline]
     pub(crate) fn path(&self) -> Option<&str> {
@@ -67,7 +93,7 @@ impl AccessLine {
 }
 
 /// Tells the facts of a line in the order of the event's fields.
-pub(crate) type Tell = fn(&AccessLine, &mut Facts<'_, '_>);
+pub(crate) type Tell = fn(&AccessLine, &mut Facts<'_>);
 
 thread_local! {
     static LENT: RefCell<Option<(Kept<AccessLine>, Tell)>> = const { RefCell::new(None) };
@@ -89,14 +115,16 @@ pub(crate) fn lend(line: Kept<AccessLine>, tell: Tell, make_event: impl FnOnce(&
     }
 }
 
-/// The line that an event is being made of; false if it does not lie here.
+/// The line that an event is being made of; false if it does not lie here, or is long.
 pub(super) fn lent(take: impl FnOnce(&AccessLine, Tell)) -> bool {
     if HIDDEN.get() {
         return false;
     }
     let taken = LENT.try_with(|lent| {
         let lent = lent.try_borrow().ok()?;
-        lent.as_ref().map(|(line, tell)| take(line, *tell))
+        let (line, tell) = lent.as_ref().filter(|(line, _)| line.is_short())?;
+        take(line, *tell);
+        Some(())
     });
     taken.is_ok_and(|taken| taken.is_some())
 }
@@ -119,27 +147,27 @@ impl Drop for ShowAgain {
     }
 }
 
-/// Takes the facts of a line one after the other.
-pub(crate) struct Facts<'a, 'b> {
-    fields: &'a mut EventFields<'b>,
-    at: usize,
+/// Takes the facts of a line one after the other. Nothing is counted and nothing cut: see [`AccessLine::is_short`].
+pub(crate) struct Facts<'a> {
+    keys: slice::Iter<'a, Option<Key>>,
+    out: &'a mut Vec<u8>,
 }
 
-impl<'a, 'b> Facts<'a, 'b> {
-    pub(super) fn of(fields: &'a mut EventFields<'b>) -> Self {
-        Self { fields, at: 0 }
+impl<'a> Facts<'a> {
+    pub(super) fn of(callsite: &'a Callsite, out: &'a mut Vec<u8>) -> Self {
+        let keys = callsite.keys();
+        Self { keys, out }
     }
 
     /// The next fact.
     #[inline]
     pub(crate) fn tell(&mut self, fact: impl Fact) {
-        if fact.is_there()
-            && let Some(unit) = self.fields.begin_at(self.at)
+        if let Some(Some(key)) = self.keys.next()
+            && fact.is_there()
         {
-            let cut = fact.write(self.fields.value(), unit);
-            self.fields.end(cut);
+            self.out.extend_from_slice(key.ready.text());
+            fact.write(self.out, key.unit);
         }
-        self.at = self.at.saturating_add(1);
     }
 }
 
@@ -150,8 +178,8 @@ pub(crate) trait Fact {
         true
     }
 
-    /// Appends it. True if it was cut.
-    fn write(&self, out: &mut Vec<u8>, unit: Unit) -> bool;
+    /// Appends it.
+    fn write(&self, out: &mut Vec<u8>, unit: Unit);
 }
 
 impl<F: Fact> Fact for Option<F> {
@@ -161,42 +189,45 @@ impl<F: Fact> Fact for Option<F> {
     }
 
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, unit: Unit) -> bool {
-        self.as_ref().is_some_and(|fact| fact.write(out, unit))
+    fn write(&self, out: &mut Vec<u8>, unit: Unit) {
+        if let Some(fact) = self {
+            fact.write(out, unit);
+        }
     }
 }
 
 impl Fact for &str {
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, _: Unit) -> bool {
-        visit::text(out, self)
+    fn write(&self, out: &mut Vec<u8>, _: Unit) {
+        out.push(b'"');
+        escape::push_text(out, self);
+        out.push(b'"');
     }
 }
 
 impl Fact for u64 {
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, _: Unit) -> bool {
-        visit::integer(out, *self)
+    fn write(&self, out: &mut Vec<u8>, _: Unit) {
+        escape::push_integer(out, *self);
     }
 }
 
 impl Fact for f64 {
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, unit: Unit) -> bool {
+    fn write(&self, out: &mut Vec<u8>, unit: Unit) {
         unit.push(out, *self);
-        false
     }
 }
 
 impl Fact for bool {
     #[inline]
-    fn write(&self, out: &mut Vec<u8>, _: Unit) -> bool {
-        visit::boolean(out, *self)
+    fn write(&self, out: &mut Vec<u8>, _: Unit) {
+        visit::boolean(out, *self);
     }
 }
 
 impl<T: Display> Fact for DisplayValue<T> {
-    fn write(&self, out: &mut Vec<u8>, _: Unit) -> bool {
-        visit::debug(out, self)
+    fn write(&self, out: &mut Vec<u8>, _: Unit) {
+        visit::debug(out, self);
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::slice;
 
 use tracing::Metadata;
+use tracing::field::Field;
 
 use super::access;
 use super::form::{Form, NONE};
@@ -25,7 +27,7 @@ pub(super) struct Callsite {
     /// Level, target, and the service's names; see [`Form::callsite`].
     pub(super) head: Vec<u8>,
     pub(super) access: bool,
-    /// True where a whole line is lent along with the event; see [`access::lent`].
+    /// True where a whole line is lent along with the event, none of it nested; see [`access::lent`].
     pub(super) whole: bool,
     /// True for records of the `log` crate: one callsite speaks for many places, and names the place in fields.
     pub(super) foreign: bool,
@@ -44,7 +46,6 @@ pub(super) struct Key {
 impl Callsite {
     fn new(form: &Form, metadata: &'static Metadata<'static>) -> Self {
         let access = metadata.target() == ACCESS;
-        let whole = access && metadata.module_path() == Some(access::MODULE);
         let foreign = metadata.target() == "log" && metadata.name() == "log event";
         let own = metadata.target().starts_with(OWN);
         let reserved = form.reserved_for(access);
@@ -59,19 +60,26 @@ impl Callsite {
             }
             Key::new(form, &mut line, field.name(), own, reserved)
         });
+        let keys: Vec<Option<Key>> = keys.collect();
+        let flat = keys.iter().flatten().all(|key| key.nested.is_none());
         Self {
             head,
             access,
-            whole,
+            whole: access && flat && metadata.module_path() == Some(access::MODULE),
             foreign,
-            keys: keys.collect(),
+            keys,
         }
     }
 
-    /// The key of a field, by its place; `None` if the field is not written.
+    /// The keys of all fields in their order.
     #[inline]
-    pub(super) fn key(&self, index: usize) -> Option<&Key> {
-        self.keys.get(index)?.as_ref()
+    pub(super) fn keys(&self) -> slice::Iter<'_, Option<Key>> {
+        self.keys.iter()
+    }
+
+    /// The key of a field; `None` if the field is not written.
+    pub(super) fn key(&self, field: &Field) -> Option<&Key> {
+        self.keys.get(field.index())?.as_ref()
     }
 }
 

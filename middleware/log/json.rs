@@ -9,7 +9,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::access::{self, AccessLine, Facts, Tell};
+use super::access::{self, Facts};
 use super::callsite::{ACCESS, Callsite};
 use super::form::{Form, Identity, field};
 use super::line::{Again, Line, Reserved};
@@ -192,24 +192,26 @@ impl JsonLayer {
         if !access {
             form.ids(line);
         }
-        let mut fields = EventFields {
-            line,
-            nested,
-            callsite,
-            nested_key: None,
-        };
-        let mut take = |whole: &AccessLine, tell: Tell| tell(whole, &mut Facts::of(&mut fields));
-        if !(callsite.whole && access::lent(&mut take)) {
+        let out = line.bytes();
+        let lent =
+            callsite.whole && access::lent(|it, tell| tell(it, &mut Facts::of(callsite, out)));
+        if !lent {
+            let mut fields = EventFields {
+                line,
+                nested,
+                callsite,
+                nested_key: None,
+            };
             event.record(&mut Visitor(&mut fields));
+            fields.close_nested(form.reserved_for(access));
         }
-        fields.close_nested(form.reserved_for(access));
         let reserved = if access {
             &form.in_access
         } else {
             &form.reserved
         };
         if access {
-            form.call(line);
+            form.call(line, lent);
         }
         let mut named = access;
         for span in context.event_scope(event).into_iter().flatten() {
@@ -225,7 +227,7 @@ impl JsonLayer {
 }
 
 /// The fields of an event on their way into the line.
-pub(super) struct EventFields<'a> {
+struct EventFields<'a> {
     line: &'a mut Line,
     nested: &'a mut Vec<u8>,
     callsite: &'a Callsite,
@@ -235,14 +237,15 @@ pub(super) struct EventFields<'a> {
 
 impl Fields for EventFields<'_> {
     fn begin(&mut self, field: &Field) -> Option<Unit> {
-        self.begin_at(field.index())
+        let key = self.callsite.key(field)?;
+        self.nested_key = key.nested;
+        self.line.begin_ready(&key.ready).then_some(key.unit)
     }
 
     fn value(&mut self) -> &mut Vec<u8> {
         self.line.bytes()
     }
 
-    #[inline]
     fn end(&mut self, cut: bool) {
         self.line.end();
         if cut {
@@ -255,14 +258,6 @@ impl Fields for EventFields<'_> {
 }
 
 impl EventFields<'_> {
-    /// As [`begin`](Fields::begin), by the place of the field.
-    #[inline]
-    pub(super) fn begin_at(&mut self, index: usize) -> Option<Unit> {
-        let key = self.callsite.key(index)?;
-        self.nested_key = key.nested;
-        self.line.begin_ready(&key.ready).then_some(key.unit)
-    }
-
     /// Moves the field that was written last into the nested object.
     fn nest(&mut self, key: &str) {
         let before: &[u8] = if self.nested.is_empty() {

@@ -105,7 +105,7 @@ pub(super) fn own(out: &mut Vec<u8>, value: &FieldValue) -> bool {
     }
 }
 
-pub(super) fn text(out: &mut Vec<u8>, value: &str) -> bool {
+fn text(out: &mut Vec<u8>, value: &str) -> bool {
     let (kept, cut) = escape::start_of(value, MAX_LINE);
     out.push(b'"');
     escape::push_text(out, kept);
@@ -113,7 +113,7 @@ pub(super) fn text(out: &mut Vec<u8>, value: &str) -> bool {
     cut
 }
 
-pub(super) fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
+fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
     escape::push_integer(out, value);
     false
 }

@@ -188,7 +188,7 @@ macro_rules! fields {
             }
         }
 
-        fn tell($line: &AccessLine, facts: &mut Facts<'_, '_>) {
+        fn tell($line: &AccessLine, facts: &mut Facts<'_>) {
             facts.tell("call ended");
             $(facts.tell($value);)*
         }
@@ -247,7 +247,164 @@ fn redacted(path: &PathAndQuery) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{self, Write},
+        panic,
+        sync::{Mutex, PoisonError},
+        time::Duration,
+    };
+
+    use http::{HeaderValue, Method};
+    use serde_json::Value;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
+    use crate::{
+        context::TraceContext,
+        log::{JsonLayer, Schema, Writer},
+    };
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines of this work, without the time.
+    fn lines(schema: Schema, work: impl FnOnce()) -> Vec<Value> {
+        let memory = Memory::default();
+        let writer = Writer::new(memory.clone()).expect("a thread");
+        let layer = JsonLayer::new(writer.clone()).schema(schema);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
+        writer.flush(Duration::from_secs(60)).expect("written");
+        let written = memory.0.lock().expect("free").clone();
+        let lines = written.split_inclusive(|byte| *byte == b'\n').map(|line| {
+            let mut line: Value = serde_json::from_slice(line).expect("JSON");
+            for time in ["timestamp", "@timestamp", "time"] {
+                line.as_object_mut().expect("an object").remove(time);
+            }
+            line
+        });
+        lines.collect()
+    }
+
+    /// A line with all that there can be, and this text wherever one comes from outside.
+    fn full(text: &str) -> AccessLine {
+        AccessLine {
+            request_id_replaced: true,
+            protocol: "http/1.1",
+            method: Method::POST,
+            path: Some(PathAndQuery::from_static("/orders?k=v")),
+            redacted_path: Some(text.to_owned()),
+            status: Some(503),
+            grpc_status: Some("UNAVAILABLE"),
+            outcome: "shed",
+            layer: Some("load_shed"),
+            which: Some("total"),
+            error: Some(text.to_owned()),
+            error_missing: true,
+            also: Some(text.to_owned()),
+            bytes_in: Some(7),
+            bytes_out: u64::MAX,
+            ttfb_ms: Some(0.042),
+            duration_ms: 12.345,
+            client: Some([127, 0, 0, 1].into()),
+            user_agent: Some(HeaderValue::from_static("curl/8 \"x\\")),
+            ..empty()
+        }
+    }
+
+    /// A line with what each has.
+    fn empty() -> AccessLine {
+        AccessLine {
+            request_id: RequestId::current(),
+            trace: TraceContext::current(),
+            ..AccessLine::default()
+        }
+    }
+
+    fn kept(line: AccessLine) -> Kept<AccessLine> {
+        let mut kept = Kept::default();
+        *kept = line;
+        kept
+    }
+
+    /// Says by its message that a line was taken whole.
+    fn tell_so(_: &AccessLine, facts: &mut Facts<'_>) {
+        facts.tell("whole");
+    }
+
+    #[test]
+    fn a_line_that_is_taken_whole_is_the_same_as_one_taken_field_by_field() {
+        let texts = [
+            "",
+            "plain",
+            "\"\u{1b}\u{202e}é\n",
+            &"\u{7}".repeat(330),
+            &"x".repeat(9_000),
+        ];
+        for schema in [Schema::Plain, Schema::Otel, Schema::Ecs, Schema::Gcp] {
+            for make in texts.map(|text| move || full(text)).iter() {
+                for fields in [vec![], vec![("status", 1.into()), ("tenant", "t".into())]] {
+                    let written = lines(schema, || {
+                        let _span = tracing::info_span!("s", bytes_out = 1, table = 2).entered();
+                        context::pretend("abc-1", fields, || {
+                            make_event(&make(), Level::WARN);
+                            access::lend(kept(make()), tell, |line| make_event(line, Level::WARN));
+                            access::lend(kept(empty()), tell, |line| make_event(line, Level::INFO));
+                            make_event(&empty(), Level::INFO);
+                        });
+                    });
+                    assert_eq!(written.len(), 4);
+                    assert_eq!(written[0], written[1], "{schema:?}");
+                    assert_eq!(written[2], written[3], "{schema:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_taken_whole_by_its_own_event_only() {
+        let written = lines(Schema::Plain, || {
+            access::lend(kept(full("outer")), tell_so, |outer| {
+                make_event(outer, Level::INFO);
+                access::lend(kept(full("inner")), tell_so, |line| {
+                    make_event(line, Level::INFO)
+                });
+                tracing::info!(target: TARGET, "of another");
+                make_event(outer, Level::INFO);
+            });
+            let panicked = panic::catch_unwind(|| {
+                access::lend(kept(full("lost")), tell_so, |_| panic!("a subscriber"));
+            });
+            assert!(panicked.is_err());
+            make_event(&full("alone"), Level::INFO);
+            access::lend(kept(full("last")), tell_so, |line| {
+                make_event(line, Level::INFO)
+            });
+        });
+        let told = |line: &Value| {
+            let error = line.get("error").and_then(Value::as_str);
+            error
+                .or(line["message"].as_str())
+                .expect("one of both")
+                .to_owned()
+        };
+        let told: Vec<String> = written.iter().map(told).collect();
+        assert_eq!(
+            told,
+            ["whole", "inner", "of another", "whole", "alone", "whole"]
+        );
+    }
 
     #[test]
     fn keeps_keys_of_the_query_and_no_value() {
