@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tier_of(api_key.as_bytes()).map(|_| api_key.clone())
     });
     let limit = RateLimitLayer::new(known.or(Key::peer()), free)
-        .tier("gold", gold)
+        .tier("gold", gold)?
         .tier_of(move |call| tier_of(call.headers.get(&api_key)?.as_bytes()))
         .weigh_routes([("/reports/{month}", 3)])?;
 

@@ -4,8 +4,12 @@
 struct Readme;
 #[doc = include_str!("../docs/access-log.md")]
 struct AccessLog;
+#[doc = include_str!("../docs/body-limit.md")]
+struct BodyLimit;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
+#[doc = include_str!("../docs/health.md")]
+struct Health;
 #[doc = include_str!("../docs/log.md")]
 struct Log;
 #[doc = include_str!("../docs/metrics.md")]
@@ -16,7 +20,11 @@ struct Propagate;
 struct RateLimit;
 #[doc = include_str!("../docs/request-id.md")]
 struct RequestId;
+#[doc = include_str!("../docs/serve.md")]
+struct Serve;
 #[doc = include_str!("../docs/telemetry.md")]
 struct Telemetry;
+#[doc = include_str!("../docs/timeout.md")]
+struct Timeout;
 #[doc = include_str!("../docs/tracing.md")]
 struct Tracing;

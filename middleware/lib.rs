@@ -25,6 +25,7 @@
 // The core serves all layers: what only a layer that is switched off would use is no dead code.
 #![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
 
+pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod context;
@@ -34,10 +35,15 @@ mod guide;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;
+#[cfg(feature = "health")]
+pub mod ops;
 pub mod outcome;
 mod panics;
 pub mod protocol;
 pub mod rejection;
+mod report;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod server;
 #[cfg(feature = "trace-context")]
 mod spans;

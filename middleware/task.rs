@@ -34,6 +34,8 @@ const HEALTHY: Duration = Duration::from_secs(60);
 static DEATHS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 /// How many of them were panics.
 static PANICS: AtomicU64 = AtomicU64::new(0);
+/// How many supervised tasks of each name are dead just now.
+static DOWN: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 
 /// A handle of a task. Dropping it lets the task run on; awaiting it tells how it ended.
 ///
@@ -143,7 +145,9 @@ where
             if clock::now().saturating_duration_since(started) >= HEALTHY {
                 wait = FIRST_WAIT;
             }
+            let down = Down::new(name);
             tokio::time::sleep(wait).await;
+            drop(down);
             wait = wait.saturating_mul(2).min(LONGEST_WAIT);
         }
     }))
@@ -153,6 +157,33 @@ where
 pub fn deaths() -> Vec<(&'static str, u64)> {
     let deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
     deaths.iter().map(|(name, count)| (*name, *count)).collect()
+}
+
+/// Whether a supervised task of this name is dead just now and waits to be started again: what readiness may follow.
+pub fn is_down(name: &str) -> bool {
+    let down = DOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    down.get(name).is_some_and(|count| *count > 0)
+}
+
+/// Held while a supervised task is dead.
+struct Down(&'static str);
+
+impl Down {
+    fn new(name: &'static str) -> Self {
+        let mut down = DOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = down.entry(name).or_default();
+        *count = count.saturating_add(1);
+        Self(name)
+    }
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        let mut down = DOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = down.get_mut(self.0) {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 /// The numbers of all tasks of the process, for whoever reports them: `plimsoll.tasks.died` by task, and those that
@@ -310,6 +341,9 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1_550)).await;
         assert_eq!(starts.load(Ordering::Relaxed), 5);
         assert_eq!(deaths_of("a_failing_task"), 5);
+        assert!(is_down("a_failing_task") && !is_down("another_task"));
         task.abort();
+        assert_eq!(task.await, Err(TaskEnd::Aborted));
+        assert!(!is_down("a_failing_task"));
     }
 }

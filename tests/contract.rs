@@ -14,14 +14,16 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
 use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use plimsoll::{
-    client::{self, propagate::PropagateLayer},
+    client::{self, deadline::DeadlineLayer, propagate::PropagateLayer},
     rejection::Rejection,
     server::{
         access_log::AccessLogLayer,
+        body_limit::BodyLimitLayer,
         catch_panic::CatchPanicLayer,
         metrics::MetricsLayer,
         rate_limit::{Key, Quota, RateLimitLayer},
         request_id::RequestIdLayer,
+        timeout::TimeoutLayer,
         trace_context::TraceContextLayer,
     },
 };
@@ -581,6 +583,9 @@ laws!(access_log_with_a_span, AccessLogLayer::new().call_span());
 laws!(catch_panic, CatchPanicLayer::new());
 laws!(propagate, PropagateLayer::new());
 laws!(rate_limit, generous());
+laws!(timeout, all_timeouts());
+laws!(body_limit, BodyLimitLayer::default());
+laws!(deadline_of_a_client, DeadlineLayer::new());
 laws!(
     metrics,
     MetricsLayer::new(&SdkMeterProvider::default().meter("laws"))
@@ -610,6 +615,12 @@ laws!(
         .layer(RequestIdLayer::new())
         .into_inner()
 );
+/// All limits at once, none of which a law reaches.
+fn all_timeouts() -> TimeoutLayer {
+    let hour = std::time::Duration::from_secs(3_600);
+    TimeoutLayer::new().total(hour).idle(hour)
+}
+
 /// A limit that no law reaches.
 fn generous() -> RateLimitLayer {
     let quota = Quota::per_second(1_000_000).whole().expect("a quota");

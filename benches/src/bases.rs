@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
+use plimsoll::server::catch_panic::CatchPanicLayer;
 use tower::{Service, service_fn};
 use tower_layer::layer_fn;
 
@@ -26,6 +27,12 @@ pub(crate) const BARE_ROUTER: &str = "ax/bare";
 /// Callers have addresses, and take turns.
 pub(crate) const BARE_SERVICE_PEERS: &str = "sf/bare/peers";
 pub(crate) const BARE_ROUTER_PEERS: &str = "ax/bare/peers";
+/// The handler is pending once.
+pub(crate) const BARE_ROUTER_YIELDS: &str = "ax/bare/yields";
+/// The handler reads a body of 100 bytes.
+pub(crate) const BARE_ROUTER_ORDERS: &str = "ax/bare/orders";
+/// A call that a layer of plimsoll has made the frame of, which others join.
+pub(crate) const FRAMED_ROUTER: &str = "ax/bare/framed";
 pub(crate) const FEW_PEERS: u32 = 1_000;
 
 pub(crate) const CASES: &[Case] = &[
@@ -41,6 +48,16 @@ pub(crate) const CASES: &[Case] = &[
     Case::bare(BARE_ROUTER_PEERS, || {
         let traffic = Traffic::menu().with_peers(FEW_PEERS);
         Subject::service(router().with_state(()), traffic)
+    }),
+    Case::bare(BARE_ROUTER_YIELDS, || {
+        Subject::service(router().with_state(()), Traffic::menu().yielding())
+    }),
+    Case::bare(BARE_ROUTER_ORDERS, || {
+        Subject::service(router().with_state(()), Traffic::order())
+    }),
+    Case::bare(FRAMED_ROUTER, || {
+        let router = router().layer(CatchPanicLayer::new());
+        Subject::service(router.with_state(()), Traffic::menu())
     }),
     Case::peer("ax/noop", BARE_ROUTER, || {
         let router = router().layer(layer_fn(|inner| Noop { inner }));
@@ -68,9 +85,18 @@ pub(crate) fn service()
 /// The Router that all `ax` cases put their layers around.
 pub(crate) fn router() -> Router {
     Router::new()
-        .route("/menu", get(|| async { "espresso" }))
+        .route(
+            "/menu",
+            get(|| async { "espresso" }).post(|order: Bytes| async move { order }),
+        )
+        .route("/yields", get(yields))
         .route("/orders/{id}", get(|| async { "on its way" }))
         .route("/panic", get(panics))
+}
+
+async fn yields() -> &'static str {
+    tokio::task::yield_now().await;
+    "espresso"
 }
 
 async fn panics() -> &'static str {

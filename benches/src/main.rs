@@ -5,12 +5,13 @@
 //! cargo run --release -p plimsoll-benches -- request_id event  # only cases whose name contains one of these
 //! cargo run --release -p plimsoll-benches -- --rounds 500      # steadier; 200 by default
 //! cargo run --release -p plimsoll-benches -- http              # real HTTP/1.1 over loopback
+//! cargo run --release -p plimsoll-benches -- deadlines         # 100,000 calls that wait; takes 20 s
 //! cargo run --release -p plimsoll-benches -- guard             # our layers against ceilings.txt
 //! cargo run --release -p plimsoll-benches -- guard --update    # writes ceilings.txt anew
 //! ```
 //!
 //! **What is measured.** A *case* is a service to call and the *base* it is compared to, the same
-//! service without the layer: `sf/bare`, a plain `service_fn`, or `ax/bare`, an axum `Router` of three
+//! service without the layer: `sf/bare`, a plain `service_fn`, or `ax/bare`, an axum `Router` of a few
 //! routes with its state applied, as `axum::serve` does it. A call makes a request (GET, four headers
 //! that share one buffer, a header map of the right size, as hyper makes it), waits until the service
 //! is ready, calls it, and reads the response's body to its end; making the request is part of the
@@ -43,7 +44,9 @@
 
 mod access_log;
 mod bases;
+mod body_limit;
 mod catch_panic;
+mod deadlines;
 mod event;
 mod harness;
 mod metrics;
@@ -51,6 +54,13 @@ mod rate_limit;
 mod request_id;
 mod stack;
 mod subscribers;
+#[cfg(not(feature = "telemetry"))]
+#[path = "no_telemetry.rs"]
+mod telemetry;
+#[cfg(feature = "telemetry")]
+mod telemetry;
+mod timeout;
+mod trace_context;
 
 use std::{env, process::ExitCode};
 
@@ -71,7 +81,10 @@ fn cases() -> Vec<&'static Case> {
         access_log::CASES,
         catch_panic::CASES,
         metrics::CASES,
+        trace_context::CASES,
         rate_limit::CASES,
+        timeout::CASES,
+        body_limit::CASES,
         stack::CASES,
         event::CASES,
     ];
@@ -95,7 +108,17 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard"] => guard::run(&cases(), false),
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
+        ["deadlines"] => deadlines::print(),
+        ["scrape"] => telemetry::scrape(),
+        ["collector"] => telemetry::collector(60),
+        ["collector", seconds] => {
+            let seconds = seconds
+                .parse()
+                .map_err(|error| format!("{seconds}: {error}"))?;
+            telemetry::collector(seconds)
+        }
         // What the program says to itself.
+        [telemetry::SERVER, collector] => telemetry::serve(collector),
         [WORKER, name] => {
             let all = cases();
             let case = all.iter().find(|case| case.name == name);

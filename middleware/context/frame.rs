@@ -4,7 +4,7 @@ use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
 use super::{
-    Cause, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext,
+    Cause, Deadline, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext,
     kept::{self, Free},
 };
 use crate::{clock, observe::Intake, protocol::Protocol};
@@ -31,6 +31,11 @@ pub(crate) struct Frame {
     secrets: Secrets,
     /// What was read of the request's body, once a layer watches it.
     intake: Option<Arc<Intake>>,
+    /// When the call is over, and whether its caller asked for more time than it was given.
+    deadline: Option<Deadline>,
+    deadline_capped: bool,
+    /// Which of several limits ended the call after its head.
+    which: Option<&'static str>,
     /// Whether a layer writes the line of the call.
     has_line: bool,
     /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
@@ -87,6 +92,9 @@ impl Frame {
             trace,
             secrets,
             intake,
+            deadline,
+            deadline_capped,
+            which,
             has_line,
             of_task,
             journal,
@@ -98,6 +106,9 @@ impl Frame {
         *trace = None;
         secrets.clear();
         *intake = None;
+        *deadline = None;
+        *deadline_capped = false;
+        *which = None;
         *has_line = false;
         *of_task = false;
         *journal = None;
@@ -169,6 +180,33 @@ impl Frame {
 
     pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
         self.intake = Some(intake);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Brings the deadline forward; it is never put off.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = Some(self.deadline.map_or(deadline, |set| set.min(deadline)));
+    }
+
+    pub(crate) fn deadline_capped(&self) -> bool {
+        self.deadline_capped
+    }
+
+    /// The caller asked for more time than it was given.
+    pub(crate) fn cap_deadline(&mut self) {
+        self.deadline_capped = true;
+    }
+
+    pub(crate) fn which(&self) -> Option<&'static str> {
+        self.which
+    }
+
+    /// Tells which of several limits ended the call; the first counts.
+    pub(crate) fn set_which(&mut self, which: &'static str) {
+        self.which.get_or_insert(which);
     }
 
     pub(crate) fn secrets(&self) -> &Secrets {
@@ -328,13 +366,6 @@ impl Scope {
             Some(frame) => Some(change(frame)),
             None => update(change),
         }
-    }
-
-    /// The time, right after the scope was opened: the frame's own if this layer is the outermost.
-    #[inline]
-    pub(crate) fn just_opened(&mut self) -> Instant {
-        let own = self.frame.as_deref_mut();
-        own.map_or_else(clock::now, Frame::started)
     }
 
     /// When the call began.

@@ -1,10 +1,12 @@
 //! The facts of a call that layers, handlers and the log share.
 //!
 //! What a handler may want lies in the request's extensions ([`RequestId`]) or is asked of it ([`PeerAddr::of`],
-//! [`Route::of`]). Code that has no request at hand asks the task: [`RequestId::current`], [`TraceContext::current`].
+//! [`Route::of`]). Code that has no request at hand asks the task: [`RequestId::current`], [`TraceContext::current`], [`Deadline::current`].
 //! Behind that is one frame a call: the outermost layer of plimsoll makes it, the inner ones join it, and it is in
 //! place of the thread whenever the future or a body of the call is polled.
 
+mod cut;
+mod deadline;
 mod failure;
 mod frame;
 mod journal;
@@ -15,6 +17,8 @@ mod secrets;
 mod spawn;
 mod trace;
 
+pub(crate) use cut::{cut_off, while_cut};
+pub use deadline::{Deadline, REQUEST_DEADLINE};
 pub use failure::Failure;
 pub(crate) use failure::{chain, said};
 pub use frame::Scope;

@@ -42,6 +42,7 @@ pub(crate) struct AccessLine {
     pub(crate) outcome: &'static str,
     pub(crate) layer: Option<&'static str>,
     pub(crate) which: Option<&'static str>,
+    pub(crate) deadline_capped: bool,
     pub(crate) error: Option<String>,
     pub(crate) error_missing: bool,
     pub(crate) also: Option<String>,

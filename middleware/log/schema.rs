@@ -121,7 +121,7 @@ const fn http(key: &'static str) -> Place {
 }
 
 /// Our own fields: their plain name, then their place in `Otel`, `Ecs` and `Gcp`.
-const OWN: [(&str, [Place; 3]); 26] = {
+const OWN: [(&str, [Place; 3]); 27] = {
     const fn row(
         name: &'static str,
         otel: Place,
@@ -249,6 +249,7 @@ const OWN: [(&str, [Place; 3]); 26] = {
             http("userAgent"),
         ),
         kept("request_id_replaced"),
+        kept("deadline_capped"),
     ]
 };
 

@@ -22,6 +22,7 @@ use crate::panics;
 
 /// Names of the service are on every line; longer ones than this, in bytes, are refused.
 const MAX_NAME: usize = 256;
+const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 
 /// Settings of the program's log. [`init`](Self::init) starts it.
 ///
@@ -163,7 +164,7 @@ impl Setup {
         variable: impl Fn(&'static str) -> Result<Option<String>, SetupError>,
     ) -> Result<Log, SetupError> {
         let filter = targets(self.filter, &variable)?;
-        let identity = identify(self.identity, &variable)?;
+        let (identity, ignored) = identify(self.identity, &variable)?;
         let pretty = self.pretty_on_terminal && self.sink.is_terminal();
         if self.max_queue_bytes == 0 {
             return Err(SetupError::NoQueue);
@@ -185,6 +186,14 @@ impl Setup {
             .try_init()
             .map_err(|source| SetupError::AlreadySet { source })?;
         panics::write_all_panics();
+        if let Some(error) = ignored {
+            tracing::warn!(
+                target: "plimsoll::log",
+                event = "setting_ignored",
+                error = %error,
+                "the resource attributes of the environment are not used",
+            );
+        }
         Ok(Log { writer })
     }
 }
@@ -219,28 +228,17 @@ fn targets(
     })
 }
 
+/// Also what is wrong with the attributes of the environment: all of them are ignored then, and that is said, as
+/// OpenTelemetry asks of a resource (specification of its SDK, "Specifying resource information via an environment variable").
 fn identify(
     set: Identity,
     variable: impl Fn(&'static str) -> Result<Option<String>, SetupError>,
-) -> Result<Identity, SetupError> {
-    const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
-    let mut found = Identity::default();
-    for attribute in variable(ATTRIBUTES)?.unwrap_or_default().split(',') {
-        if attribute.trim().is_empty() {
-            continue;
-        }
-        let Some((key, value)) = attribute.split_once('=') else {
-            return Err(bad_variable(ATTRIBUTES, "an attribute has no `=`"));
-        };
-        let value = decode(value.trim())
-            .ok_or_else(|| bad_variable(ATTRIBUTES, "a value is not percent-encoded UTF-8"))?;
-        match key.trim() {
-            "service.name" => found.service = Some(value),
-            "service.version" => found.version = Some(value),
-            "deployment.environment.name" => found.deployment = Some(value),
-            _ => {}
-        }
-    }
+) -> Result<(Identity, Option<SetupError>), SetupError> {
+    let attributes = variable(ATTRIBUTES).and_then(|list| attributes(&list.unwrap_or_default()));
+    let (found, ignored) = match attributes {
+        Ok(found) => (found, None),
+        Err(error) => (Identity::default(), Some(error)),
+    };
     let name = variable("OTEL_SERVICE_NAME")?.filter(|name| !name.is_empty());
     let identity = Identity {
         service: set.service.or(name).or(found.service),
@@ -256,7 +254,26 @@ fn identify(
             return Err(SetupError::TooLong { setting });
         }
     }
-    Ok(identity)
+    Ok((identity, ignored))
+}
+
+/// What the attributes tell of who logs.
+fn attributes(list: &str) -> Result<Identity, SetupError> {
+    let mut found = Identity::default();
+    for attribute in list.split(',').filter(|one| !one.trim().is_empty()) {
+        let Some((key, value)) = attribute.split_once('=') else {
+            return Err(bad_variable(ATTRIBUTES, "an attribute has no `=`"));
+        };
+        let value = decode(value.trim())
+            .ok_or_else(|| bad_variable(ATTRIBUTES, "a value is not percent-encoded UTF-8"))?;
+        match key.trim() {
+            "service.name" => found.service = Some(value),
+            "service.version" => found.version = Some(value),
+            "deployment.environment.name" => found.deployment = Some(value),
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Percent-decodes (RFC 3986, section 2.1).
@@ -389,7 +406,7 @@ mod tests {
     }
 
     fn identity(set: &Variables) -> Result<Identity, SetupError> {
-        identify(Identity::default(), variable(set))
+        identify(Identity::default(), variable(set)).map(|(identity, _)| identity)
     }
 
     #[test]
@@ -412,6 +429,7 @@ mod tests {
         assert_eq!(
             identify(given, variable(&set))
                 .expect("valid")
+                .0
                 .service
                 .as_deref(),
             Some("c")
@@ -423,13 +441,16 @@ mod tests {
     fn a_wrong_setting_is_named() {
         let said = |error: SetupError| error.to_string();
         for wrong in [
-            "service.name",
-            "service.name=%2",
-            "service.name=%zz",
-            "service.name=%ff",
+            "service.version=1,service.name",
+            "service.version=1,service.name=%2",
+            "service.version=1,service.name=%zz",
+            "service.version=1,service.name=%ff",
         ] {
-            let error = identity(&[("OTEL_RESOURCE_ATTRIBUTES", wrong)]).expect_err(wrong);
-            assert!(said(error).starts_with("OTEL_RESOURCE_ATTRIBUTES cannot be understood"));
+            let set = [("OTEL_RESOURCE_ATTRIBUTES", wrong)];
+            let (found, ignored) = identify(Identity::default(), variable(&set)).expect(wrong);
+            assert_eq!(found, Identity::default(), "all of them or none");
+            let ignored = said(ignored.expect(wrong));
+            assert!(ignored.starts_with("OTEL_RESOURCE_ATTRIBUTES cannot be understood"));
         }
         let error =
             targets(None, variable(&[("RUST_LOG", "info,hyper=loud")])).expect_err("no such level");

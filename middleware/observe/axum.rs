@@ -1,12 +1,10 @@
-use std::sync::Arc;
+use super::{Around, cast};
 
-use super::{Intake, Watched, cast};
-
-pub(super) fn watch<B: 'static>(body: B, intake: &Arc<Intake>) -> Result<B, B> {
-    let body: axum::body::Body = cast(body)?;
-    let watched = axum::body::Body::new(Watched {
-        inner: body,
-        intake: Arc::clone(intake),
-    });
-    Ok(cast(watched).unwrap_or_else(|_| unreachable!("it was cast from this type")))
+pub(super) fn wrap<B: 'static, A: Around>(body: B, around: A) -> Result<B, (B, A)> {
+    let body: axum::body::Body = match cast(body) {
+        Ok(body) => body,
+        Err(body) => return Err((body, around)),
+    };
+    let wrapped = axum::body::Body::new(around.around(body));
+    Ok(cast(wrapped).unwrap_or_else(|_| unreachable!("it was cast from this type")))
 }

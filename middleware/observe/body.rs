@@ -389,6 +389,10 @@ impl Rest {
                 .status
                 .broken(Rejection::new(Reason::Panic, "").trailers());
         }
+        if let Some(refused) = refused(error) {
+            // So was it.
+            return self.status.broken(refused.0.trailers());
+        }
         note(error);
         // A broken stream did not go well, whatever its error says.
         let code = status_in(error).filter(|&code| code != GrpcCode::Ok);
@@ -424,6 +428,25 @@ fn note(error: &(dyn std::error::Error + 'static)) {
 fn is_panic(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<BodyPanicked>() || error.source().is_some_and(is_panic)
 }
+
+/// What a layer further in ended the body for, wrapped or not.
+fn refused<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a BodyRefused> {
+    error
+        .downcast_ref()
+        .or_else(|| error.source().and_then(refused))
+}
+
+/// The error with which a layer ends a body after its head. The layer has noted why.
+#[derive(Debug)]
+pub(crate) struct BodyRefused(pub(crate) Rejection);
+
+impl fmt::Display for BodyRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.reason().message())
+    }
+}
+
+impl std::error::Error for BodyRefused {}
 
 /// The error that cuts a body whose panic was caught.
 #[derive(Debug)]

@@ -52,9 +52,9 @@ mod future;
 mod request_body;
 mod verdict;
 
-pub(crate) use body::BodyPanicked;
 pub use body::ResponseBody;
+pub(crate) use body::{BodyPanicked, BodyRefused};
 pub use end::{BoxError, End, Fault, Observer};
 pub use future::ResponseFuture;
-pub(crate) use request_body::{Intake, observe_request};
+pub(crate) use request_body::{Around, Intake, observe_request, wrap_request};
 pub(crate) use verdict::{Verdict, Witness};

@@ -54,9 +54,41 @@ pub(crate) fn observe_request<B: Body + 'static>(body: B) -> (B, Option<Arc<Inta
         return (body, None);
     }
     let intake = Arc::<Intake>::default();
-    match axum_body::watch(body, &intake).or_else(|body| tonic_body::watch(body, &intake)) {
+    match wrap_request(body, Watching(Arc::clone(&intake))) {
         Ok(watched) => (watched, Some(intake)),
         Err(body) => (body, None),
+    }
+}
+
+/// What is to be put around the body of a request.
+pub(crate) trait Around {
+    /// Puts it around a body.
+    fn around<B>(self, body: B) -> impl Body<Data = Bytes, Error = BoxError> + Send + 'static
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>;
+}
+
+/// Puts something around the body of a request without a change of its type: possible for the boxed bodies of axum and
+/// tonic. Any other body comes back as it is.
+pub(crate) fn wrap_request<B: 'static>(body: B, around: impl Around) -> Result<B, B> {
+    axum_body::wrap(body, around)
+        .or_else(|(body, around)| tonic_body::wrap(body, around))
+        .map_err(|(body, _)| body)
+}
+
+struct Watching(Arc<Intake>);
+
+impl Around for Watching {
+    fn around<B>(self, body: B) -> impl Body<Data = Bytes, Error = BoxError> + Send + 'static
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Watched {
+            inner: body,
+            intake: self.0,
+        }
     }
 }
 

@@ -17,7 +17,9 @@ use crate::{
 /// Watches one call on behalf of a layer and judges it at its end. It takes nothing that another layer needs.
 #[derive(Debug)]
 pub(crate) struct Witness {
-    protocol: Protocol,
+    /// Whether a status of gRPC is looked for: in calls of gRPC, and in answers of gRPC to calls of HTTP, as servers of
+    /// gRPC send to a wrong request.
+    is_grpc: bool,
     intake: Option<Arc<Intake>>,
     /// Whether the request has a body of a type that cannot be watched.
     is_unwatched: bool,
@@ -49,7 +51,7 @@ impl Witness {
     #[inline]
     pub(crate) fn of(protocol: Protocol) -> Self {
         Self {
-            protocol,
+            is_grpc: protocol.is_grpc(),
             intake: None,
             is_unwatched: false,
             head: None,
@@ -101,8 +103,8 @@ impl Witness {
     #[inline]
     pub(crate) fn on_head<B>(&mut self, response: &Response<B>) {
         let (headers, extensions) = (response.headers(), response.extensions());
-        let is_grpc = self.protocol.is_grpc();
-        let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
+        self.is_grpc = self.is_grpc || Protocol::of(headers).is_grpc();
+        let grpc = self.is_grpc.then(|| GrpcCode::of(headers)).flatten();
         let failure = extensions.get::<Failure>();
         let error = if self.keeps_texts {
             failure
@@ -153,7 +155,7 @@ impl Witness {
             },
             Some(head),
             true,
-        ) = (end, &mut self.head, self.protocol.is_grpc())
+        ) = (end, &mut self.head, self.is_grpc)
         {
             head.grpc = GrpcCode::of(trailers).or(head.grpc);
             if self.keeps_texts && head.error.is_none() {
@@ -196,8 +198,10 @@ impl Witness {
             (End::Failed(_), Some(_)) => Outcome::BodyError,
             (End::Panicked, None) => Outcome::Rejected(Reason::Panic),
             (End::Panicked, Some(_)) => Outcome::BodyPanic,
-            (End::Dropped | End::Complete { .. }, None) => Outcome::ClientGone,
-            (End::Dropped, Some(_)) => Outcome::ClientGoneBody,
+            (End::Dropped | End::Complete { .. }, None) => {
+                context::cut_off().unwrap_or(Outcome::ClientGone)
+            }
+            (End::Dropped, Some(_)) => context::cut_off().unwrap_or(Outcome::ClientGoneBody),
         }
     }
 

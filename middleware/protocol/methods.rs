@@ -1,4 +1,4 @@
-use std::env;
+use std::{borrow::Cow, env};
 
 use http::Method;
 
@@ -69,6 +69,25 @@ impl Methods {
             .map_or_else(|| OTHER.to_owned(), |method| method.as_str().to_owned())
     }
 
+    /// The name of a method: that of a known one, else [`OTHER`]. Those of RFC 9110 and PATCH cost no allocation.
+    pub(crate) fn label(&self, method: &Method) -> Cow<'static, str> {
+        if !self.0.contains(method) {
+            return Cow::Borrowed(OTHER);
+        }
+        match *method {
+            Method::GET => Cow::Borrowed("GET"),
+            Method::POST => Cow::Borrowed("POST"),
+            Method::PUT => Cow::Borrowed("PUT"),
+            Method::DELETE => Cow::Borrowed("DELETE"),
+            Method::HEAD => Cow::Borrowed("HEAD"),
+            Method::OPTIONS => Cow::Borrowed("OPTIONS"),
+            Method::PATCH => Cow::Borrowed("PATCH"),
+            Method::TRACE => Cow::Borrowed("TRACE"),
+            Method::CONNECT => Cow::Borrowed("CONNECT"),
+            _ => Cow::Owned(method.as_str().to_owned()),
+        }
+    }
+
     /// How many numbers there are.
     pub(crate) fn numbers(&self) -> usize {
         self.0.len().saturating_add(1)
@@ -86,6 +105,13 @@ mod tests {
         let brew = Method::from_bytes(b"BREW").expect("a token");
         assert_eq!(methods.name(methods.number(&brew)), "BREW");
         assert_eq!(methods.name(methods.number(&Method::POST)), OTHER);
+        for known in &Methods::standard().0 {
+            assert_eq!(Methods::standard().label(known), known.as_str());
+        }
+        assert_eq!(
+            (&*methods.label(&brew), &*methods.label(&Method::POST)),
+            ("BREW", OTHER)
+        );
         assert_eq!(Methods::listed("").numbers(), 1);
         let get = Method::from_bytes(b"get").expect("a token");
         let standard = Methods::standard();

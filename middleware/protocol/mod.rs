@@ -15,6 +15,7 @@ use http::{HeaderMap, Version, header::CONTENT_TYPE};
 
 pub use code::GrpcCode;
 pub(crate) use methods::{Methods, OTHER};
+pub(crate) use timeout::GRPC_TIMEOUT;
 pub use timeout::{GrpcTimeout, InvalidGrpcTimeout};
 pub(crate) use tonic_status::status_in;
 

@@ -1,5 +1,21 @@
 use std::{error::Error, fmt, time::Duration};
 
+use http::{HeaderName, HeaderValue};
+
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What eight digits can tell.
+const MOST: u128 = 99_999_999;
+/// The units and how many nanoseconds each is worth.
+const UNITS: [(char, u128); 6] = [
+    ('n', 1),
+    ('u', 1_000),
+    ('m', 1_000_000),
+    ('S', 1_000_000_000),
+    ('M', 60_000_000_000),
+    ('H', 3_600_000_000_000),
+];
+
 /// The value of a `grpc-timeout` header: how long the caller still waits.
 ///
 /// At most eight digits and a unit, `H`, `M`, `S`, `m`, `u` or `n`
@@ -8,6 +24,22 @@ use std::{error::Error, fmt, time::Duration};
 pub struct GrpcTimeout(Duration);
 
 impl GrpcTimeout {
+    /// So much time; it is told rounded down to what eight digits can tell, and never more than 99,999,999 hours.
+    pub fn new(duration: Duration) -> Self {
+        Self(duration)
+    }
+
+    /// The value of the header, in the finest unit that has room for it.
+    pub fn to_header(self) -> HeaderValue {
+        let nanos = self.0.as_nanos();
+        let fitting = UNITS.iter().find_map(|&(unit, worth)| {
+            let amount = nanos.checked_div(worth)?;
+            (amount <= MOST).then_some((amount, unit))
+        });
+        let (amount, unit) = fitting.unwrap_or((MOST, 'H'));
+        HeaderValue::try_from(format!("{amount}{unit}")).expect("digits and a letter")
+    }
+
     /// Reads the text of the header.
     ///
     /// # Errors
@@ -86,6 +118,26 @@ mod tests {
                 expected,
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn tells_what_it_reads_rounded_down() {
+        for (duration, expected) in [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(100), "100000u"),
+            (Duration::from_nanos(100_000_999), "100000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(100_000_000), "1666666M"),
+            (Duration::from_secs(6_000_000_000), "1666666H"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            let header = GrpcTimeout::new(duration).to_header();
+            assert_eq!(header, expected, "{duration:?}");
+            let read = GrpcTimeout::parse(header.as_bytes()).expect("its own text");
+            assert!(read.duration() <= duration, "{duration:?}");
         }
     }
 }

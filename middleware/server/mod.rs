@@ -2,6 +2,8 @@
 
 #[cfg(feature = "access-log")]
 pub mod access_log;
+#[cfg(feature = "body-limit")]
+pub mod body_limit;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
 #[cfg(feature = "metrics")]
@@ -10,5 +12,7 @@ pub mod metrics;
 pub mod rate_limit;
 #[cfg(feature = "request-id")]
 pub mod request_id;
+#[cfg(feature = "timeout")]
+pub mod timeout;
 #[cfg(feature = "trace-context")]
 pub mod trace_context;

@@ -146,6 +146,7 @@ async fn several_quotas_hold_together_and_a_refusal_spends_nothing() {
 async fn tiers_have_quotas_of_their_own() {
     let layer = RateLimitLayer::new(api_key(), quota("1/h"))
         .tier("paid", quota("5/h"))
+        .expect("no route weighs anything")
         .tier_of(|call| {
             let paid = call
                 .headers

@@ -3,6 +3,7 @@
 mod faults;
 #[path = "../rate_limit/lines.rs"]
 mod lines;
+mod nearby;
 mod server;
 mod together;
 
@@ -32,12 +33,16 @@ fn redis(url: &str) -> Redis {
 
 /// A call of somebody through one replica.
 async fn call(layer: &RedisRateLimitLayer, who: &str) -> Response<()> {
-    let service = layer.layer(service_fn(|_: Request<Body>| async {
-        Ok::<_, Infallible>(Response::new(Body::empty()))
-    }));
     let mut request = Request::new(Body::empty());
     let who = HeaderValue::from_str(who).expect("a header");
     request.headers_mut().insert("x-api-key", who);
+    send(layer, request).await
+}
+
+async fn send(layer: &RedisRateLimitLayer, request: Request<Body>) -> Response<()> {
+    let service = layer.layer(service_fn(|_: Request<Body>| async {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    }));
     let answer = service.oneshot(request).await.expect("infallible");
     answer.map(|_| ())
 }

@@ -67,6 +67,17 @@ impl Server {
             .await
     }
 
+    /// How many scripts it has run.
+    pub(crate) async fn scripts(&self) -> u64 {
+        let told = self.command(&["INFO", "commandstats"]).await;
+        let told: String = redis::from_redis_value(told).expect("text");
+        let of = |line: &str| {
+            let calls = line.strip_prefix("cmdstat_eval")?.split_once("calls=")?.1;
+            calls.split(',').next()?.parse::<u64>().ok()
+        };
+        told.lines().filter_map(of).sum()
+    }
+
     pub(crate) async fn keys(&self) -> Vec<String> {
         let keys = self.command(&["KEYS", "*"]).await;
         redis::from_redis_value(keys).expect("names")

@@ -129,7 +129,7 @@ fn load(server: &Running) -> Result<Load, String> {
 }
 
 /// User and system time of all threads of a process so far.
-fn cpu_seconds(process: u32) -> Result<f64, String> {
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64, String> {
     let path = format!("/proc/{process}/stat");
     let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The program's name, in brackets, may hold spaces; utime and stime are the 12th and 13th word after it.
@@ -145,10 +145,7 @@ fn cpu_seconds(process: u32) -> Result<f64, String> {
 
 /// The server's process: tells its port and serves until its stdin is closed.
 pub(crate) fn serve(server: &Server) -> io::Result<()> {
-    std::thread::spawn(|| {
-        let closed = io::copy(&mut io::stdin(), &mut io::sink());
-        std::process::exit(i32::from(closed.is_err()));
-    });
+    until_stdin_closes();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -157,6 +154,14 @@ pub(crate) fn serve(server: &Server) -> io::Result<()> {
         println!("{}", listener.local_addr()?.port());
         axum::serve(listener, (server.make)()).await
     })
+}
+
+/// Ends this process with the one that started it.
+pub(crate) fn until_stdin_closes() {
+    std::thread::spawn(|| {
+        let closed = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(i32::from(closed.is_err()));
+    });
 }
 
 /// The client's process: keeps one request under way on every connection, and tells how many were

@@ -15,7 +15,7 @@ use std::{
 use axum::{body::Body, extract::ConnectInfo};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT},
 };
 use http_body_util::BodyExt;
@@ -170,6 +170,8 @@ where
 pub(crate) struct Traffic {
     path: Bytes,
     headers: Vec<(HeaderName, Bytes)>,
+    /// A `POST` with this body, unless it is empty.
+    body: Bytes,
     expected: StatusCode,
     lines: u64,
     /// How many callers take turns; their addresses are told as axum tells them.
@@ -190,11 +192,41 @@ impl Traffic {
                 (ACCEPT, received.slice(36..39)),
                 (ACCEPT_ENCODING, received.slice(40..)),
             ],
+            body: Bytes::new(),
             expected: StatusCode::OK,
             lines: 0,
             peers: 0,
             turn: AtomicU32::new(0),
         }
+    }
+
+    /// `POST /menu` with a body of 100 bytes that the handler reads.
+    pub(crate) fn order() -> Self {
+        let mut order = Self::menu();
+        order.body = Bytes::from_static(&[b'x'; 100]);
+        order.with_header("content-length", "100")
+    }
+
+    /// The handler is pending once.
+    pub(crate) fn yielding(mut self) -> Self {
+        self.path = Bytes::from_static(b"/yields");
+        self
+    }
+
+    /// The answer is 413.
+    pub(crate) fn too_large(mut self) -> Self {
+        self.expected = StatusCode::PAYLOAD_TOO_LARGE;
+        self
+    }
+
+    /// The client sends this header too.
+    pub(crate) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
+        let header = (
+            HeaderName::from_static(name),
+            Bytes::from_static(value.as_bytes()),
+        );
+        self.headers.push(header);
+        self
     }
 
     /// The client sends a request id.
@@ -238,6 +270,10 @@ impl Traffic {
             headers.append(name, value);
         }
         let mut request = Request::new(Body::empty());
+        if !self.body.is_empty() {
+            *request.method_mut() = Method::POST;
+            *request.body_mut() = Body::from(self.body.clone());
+        }
         *request.uri_mut() = Uri::from_maybe_shared(self.path.clone()).expect("a legal path");
         *request.headers_mut() = headers;
         if self.peers > 0 {

@@ -6,11 +6,9 @@
 mod barista;
 mod failure;
 mod menu;
-mod ops;
 mod orders;
 mod reception;
 mod shop;
-mod signals;
 
 /// What the two services say to each other, generated from `proto/coffee_shop.proto`.
 #[allow(unreachable_pub)]
@@ -25,7 +23,7 @@ use std::time::Duration;
 
 use plimsoll::{log, telemetry};
 
-use shop::{BindError, Shop};
+use shop::{BindError, Shop, Told};
 
 /// How long the calls that did not end in time may take to notice that the shop is closed.
 const LAST_CALLS: Duration = Duration::from_millis(500);
@@ -49,14 +47,22 @@ fn main() -> ExitCode {
 fn run(log: &log::Writer) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
-        let asked_to_close = signals::asked_to_close()?;
         let shop = Shop::bind().await?;
         // Metrics to be scraped; both metrics and traces go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
-        let telemetry = telemetry::Setup::new().service("coffee_shop").init()?;
+        let told = Told {
+            reception: telemetry::Setup::new().service("reception").init()?,
+            barista: telemetry::Setup::new().service("barista").init()?,
+        };
         writeln!(io::stdout(), "{}", shop.what_to_try())?;
-        let served = shop.serve(asked_to_close, &telemetry, log).await;
+        let served = shop.serve(&told, log).await;
         // After the last call, so that its span and its counts are among what is exported.
-        telemetry.shutdown(LAST_EXPORT).await?;
+        let (reception, barista) = tokio::join!(
+            told.reception.shutdown(LAST_EXPORT),
+            told.barista.shutdown(LAST_EXPORT),
+        );
+        for error in [reception, barista].into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "not all was exported");
+        }
         Ok(served?)
     });
     // Calls that are still there end here, and each writes its line.

@@ -4,22 +4,26 @@ use std::time::Duration;
 
 use axum::Router;
 use opentelemetry_sdk::trace::SdkTracer;
+use plimsoll::client::deadline::{DeadlineLayer, WithinDeadline};
 use plimsoll::client::propagate::{Propagate, PropagateLayer};
 use plimsoll::client::trace_context::{TraceContextLayer as TraceContext, WithSpan};
 use plimsoll::log::Writer;
+use plimsoll::serve::Connections;
 use plimsoll::server::access_log::AccessLogLayer;
+use plimsoll::server::body_limit::BodyLimitLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
 use plimsoll::server::metrics::{MetricsLayer, Objective};
 use plimsoll::server::request_id::RequestIdLayer;
+use plimsoll::server::timeout::TimeoutLayer;
 use plimsoll::server::trace_context::TraceContextLayer;
 use plimsoll::task::Deaths;
 use plimsoll::telemetry::Telemetry;
-use tonic::transport::Server;
 use tower::Layer;
-use tower::layer::util::{Identity, Stack};
 use tower::util::MapRequestLayer;
 
+use crate::limited::Limiters;
 use crate::panics;
+use crate::settings::Settings;
 
 /// The layers of a server, outermost first.
 pub(crate) type Incoming = (
@@ -27,49 +31,61 @@ pub(crate) type Incoming = (
     TraceContextLayer,
     AccessLogLayer,
     MetricsLayer,
+    TimeoutLayer,
+    BodyLimitLayer,
     CatchPanicLayer,
 );
 
 /// The layers, with one set of books for both servers.
-pub(crate) fn incoming(telemetry: &Telemetry, log: &Writer) -> Incoming {
+pub(crate) fn incoming(
+    settings: &Settings,
+    telemetry: &Telemetry,
+    log: &Writer,
+    limiters: &Limiters,
+    connections: &Connections,
+) -> Incoming {
     let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
         .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
     let panics = CatchPanicLayer::new();
+    let mut timeout = TimeoutLayer::new()
+        .total(settings.timeout)
+        .trust(settings.trusted.clone());
+    if let Some(rate) = settings.body_min_bps {
+        timeout = timeout.min_rate(rate, Duration::from_secs(1));
+    }
     let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods.clone());
     let metrics = MetricsLayer::new(telemetry.meter())
         .rpc_methods(methods)
         .objective(Objective::new("ok", Duration::from_millis(300)).route("/ok"))
         .watch(panics.clone())
+        .watch(timeout.clone())
         .watch(traces.clone())
         .watch(log.clone())
+        .watch(connections.clone())
         .watch(Deaths);
+    let metrics = limiters.handles().fold(metrics, MetricsLayer::watch);
     (
         RequestIdLayer::new(),
         traces,
         AccessLogLayer::new(),
         metrics,
+        timeout,
+        BodyLimitLayer::new(settings.body_max),
         panics,
     )
 }
 
-/// Puts the layers around all routes of the HTTP listener.
-pub(crate) fn around_routes(routes: Router, incoming: Incoming) -> Router {
+/// Puts the layers around all routes of a listener.
+pub(crate) fn around(routes: Router, incoming: Incoming) -> Router {
     // One `layer`, not two: between two of them the router would put a future of its own.
     routes.layer((incoming, MapRequestLayer::new(panics::in_call)))
 }
 
-/// Puts the layers around the gRPC server.
-pub(crate) fn around_server(
-    server: Server,
-    incoming: Incoming,
-) -> Server<Stack<Incoming, Identity>> {
-    server.layer(incoming)
-}
-
 /// A client with the layers around it.
-pub(crate) type Outgoing<S> = WithSpan<Propagate<S>>;
+pub(crate) type Outgoing<S> = WithinDeadline<WithSpan<Propagate<S>>>;
 
 /// Puts the layers around a client.
 pub(crate) fn outgoing<S>(client: S, tracer: &SdkTracer) -> Outgoing<S> {
-    TraceContext::new(tracer.clone()).layer(PropagateLayer::new().layer(client))
+    let sent = TraceContext::new(tracer.clone()).layer(PropagateLayer::new().layer(client));
+    DeadlineLayer::new().layer(sent)
 }

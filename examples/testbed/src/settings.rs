@@ -2,11 +2,15 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::Uri;
+use plimsoll::caller::TrustedProxies;
+
+use crate::limited::{self, Limits};
 
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
@@ -14,19 +18,6 @@ const NOT_SUPPORTED_YET: &[&str] = &[
     "TB_QUEUE",
     "TB_QUEUE_MS",
     "TB_ADAPTIVE",
-    "TB_RATE",
-    "TB_BURST",
-    "TB_KEY_CAP",
-    "TB_TRUSTED",
-    "TB_REDIS",
-    "TB_REDIS_POLICY",
-    "TB_REDIS_MS",
-    "TB_HEADER_MS",
-    "TB_BODY_MIN_BPS",
-    "TB_WRITE_MS",
-    "TB_BODY_MAX",
-    "TB_MAX_CONNS",
-    "TB_TIMEOUT_MS",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -53,8 +44,24 @@ pub(crate) struct Settings {
     pub(crate) log: LogTo,
     /// `TB_UPSTREAM`: whom `/up/{path}` calls, `http://host:port`. Default none.
     pub(crate) upstream: Option<Uri>,
+    /// `TB_TIMEOUT_MS`: how long a call may take, to its last byte. Default as long as it likes.
+    pub(crate) timeout: Option<Duration>,
+    /// `TB_BODY_MIN_BPS`: the least rate of a request's body, after a second. Default that of the layer.
+    pub(crate) body_min_bps: Option<NonZeroU32>,
+    /// `TB_BODY_MAX`: the most bytes of a request's body. Default 16 MiB.
+    pub(crate) body_max: u64,
+    /// `TB_TRUSTED`: proxies, as in `10.0.0.0/8, ::1`: what they say of callers and deadlines holds. Default none.
+    pub(crate) trusted: TrustedProxies,
+    /// `TB_HEADER_MS`: how long a head may take. Default that of the server.
+    pub(crate) head_timeout: Option<Duration>,
+    /// `TB_WRITE_MS`: how long a peer may take nothing. Default that of the server.
+    pub(crate) write_stall: Option<Duration>,
+    /// `TB_MAX_CONNS`: the most connections at once. Default that of the server.
+    pub(crate) max_connections: Option<NonZeroUsize>,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
+    /// What holds for `/limited` and `/limited-redis`.
+    pub(crate) limits: Limits,
 }
 
 /// Where log lines go.
@@ -89,7 +96,15 @@ impl Default for Settings {
             admin: any,
             log: LogTo::Stderr,
             upstream: None,
+            timeout: None,
+            body_min_bps: None,
+            body_max: 16 * 1024 * 1024,
+            trusted: TrustedProxies::default(),
+            head_timeout: None,
+            write_stall: None,
+            max_connections: None,
             drain: Duration::from_secs(5),
+            limits: Limits::default(),
         }
     }
 }
@@ -127,8 +142,46 @@ impl Settings {
             "TB_ADMIN" => self.admin = parse(name, value, "an address as in 127.0.0.1:8080")?,
             "TB_LOG" => self.log = parse(name, value, "stdout, stderr or a file")?,
             "TB_UPSTREAM" => self.upstream = Some(upstream(name, value)?),
+            "TB_TIMEOUT_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_BODY_MIN_BPS" => {
+                self.body_min_bps = Some(parse(name, value, "bytes per second, above 0")?);
+            }
+            "TB_BODY_MAX" => self.body_max = parse(name, value, "a number of bytes")?,
+            "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
+            "TB_HEADER_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.head_timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_WRITE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.write_stall = Some(Duration::from_millis(millis));
+            }
+            "TB_MAX_CONNS" => {
+                self.max_connections = Some(parse(name, value, "a number above 0")?);
+            }
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            "TB_RATE" => self.limits.rate = parse(name, value, "calls a second")?,
+            "TB_BURST" => self.limits.burst = Some(parse(name, value, "a number of calls")?),
+            "TB_KEY_CAP" => self.limits.key_cap = parse(name, value, "a number above 0")?,
+            "TB_REDIS" => self.limits.redis = Some(value.to_owned()),
+            "TB_REDIS_POLICY" => match limited::when_away(value) {
+                Some(policy) => self.limits.when_away = Some(policy),
+                None => {
+                    return Err(SettingError::Bad {
+                        name,
+                        value: value.to_owned(),
+                        expected: "open, closed or local",
+                    });
+                }
+            },
+            "TB_REDIS_MS" => {
+                let ms = parse(name, value, "a number of milliseconds")?;
+                self.limits.redis_budget = Some(Duration::from_millis(ms));
             }
             other if NOT_SUPPORTED_YET.contains(&other) => {
                 return Err(SettingError::NotSupportedYet(name));
@@ -198,19 +251,58 @@ mod tests {
             ("TB_ADMIN", "127.0.0.1:3"),
             ("TB_LOG", "/tmp/log"),
             ("TB_UPSTREAM", "http://127.0.0.1:4"),
+            ("TB_TIMEOUT_MS", "300"),
+            ("TB_BODY_MIN_BPS", "1000"),
+            ("TB_BODY_MAX", "4096"),
+            ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
         ])
         .expect("all of these are supported");
         assert!(!settings.any_port());
         assert_eq!(settings.log, LogTo::File("/tmp/log".into()));
+        assert_eq!(settings.timeout, Some(Duration::from_millis(300)));
+        assert_eq!(settings.body_min_bps.map(NonZeroU32::get), Some(1_000));
+        assert_eq!(settings.body_max, 4_096);
+        assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn limits_that_cannot_be_are_named() {
+        for (vars, says) in [
+            (&[("TB_RATE", "0")][..], "TB_RATE, TB_BURST: no such quota"),
+            (&[("TB_BURST", "0")], "TB_RATE, TB_BURST: no such quota"),
+            (
+                &[("TB_REDIS", "http://:hunter2@host")],
+                "TB_REDIS: no such address",
+            ),
+            (&[("TB_REDIS_MS", "5")], "TB_REDIS_MS: there is no TB_REDIS"),
+            (
+                &[("TB_REDIS_POLICY", "open")],
+                "TB_REDIS_POLICY: there is no TB_REDIS",
+            ),
+        ] {
+            let limits = read(vars).expect("each value can be read").limits;
+            let error = limits.layers(&TrustedProxies::default()).err().expect(says);
+            assert_eq!(error.to_string(), says);
+        }
+        let redis = [("TB_REDIS", "redis://127.0.0.1:1/"), ("TB_REDIS_MS", "5")];
+        let settings = read(&redis).expect("values");
+        assert!(settings.limits.layers(&settings.trusted).is_ok());
     }
 
     #[test]
     fn names_what_it_refuses() {
         for (name, value, says) in [
             ("TB_HTPP", "127.0.0.1:1", "TB_HTPP: unknown setting"),
-            ("TB_RATE", "5", "TB_RATE: not supported yet"),
+            ("TB_QUEUE", "5", "TB_QUEUE: not supported yet"),
+            ("TB_RATE", "-5", "TB_RATE=-5: expected calls a second"),
+            ("TB_KEY_CAP", "0", "TB_KEY_CAP=0: expected a number"),
+            (
+                "TB_REDIS_POLICY",
+                "ajar",
+                "TB_REDIS_POLICY=ajar: expected open, closed or local",
+            ),
             ("TB_HTTP", "here", "TB_HTTP=here: expected an address"),
             ("TB_LOG", "", "TB_LOG=: expected stdout"),
             (
@@ -223,6 +315,8 @@ mod tests {
                 "http://a/b",
                 "TB_UPSTREAM=http://a/b: expected",
             ),
+            ("TB_BODY_MIN_BPS", "0", "TB_BODY_MIN_BPS=0: expected bytes"),
+            ("TB_TRUSTED", "all", "TB_TRUSTED=all: expected networks"),
             ("TB_DRAIN_MS", "-1", "TB_DRAIN_MS=-1: expected a number"),
         ] {
             let error = read(&[(name, value)]).expect_err(name);

@@ -1,4 +1,4 @@
-//! Passes the current call's id and trace on to the services that it calls.
+//! Passes the current call's id, trace and deadline on to the services that it calls.
 //!
 //! ```
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -17,19 +17,28 @@
 #[cfg(feature = "reqwest")]
 mod reqwest;
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::context::{self, REQUEST_ID, TRACEPARENT, TRACESTATE};
+use crate::{
+    context::{self, Deadline, REQUEST_DEADLINE, REQUEST_ID, TRACEPARENT, TRACESTATE},
+    protocol::{GRPC_TIMEOUT, GrpcTimeout, Protocol},
+};
 
-/// Adds `x-request-id`, `traceparent` and `tracestate` of the call that the code runs in to each outbound request.
+/// Adds `x-request-id`, `traceparent` and `tracestate` of the call that the code runs in to each outbound request, and
+/// what is left of its [deadline](Deadline): `grpc-timeout` for gRPC, `x-request-deadline` for HTTP. That is a twentieth
+/// less than what is left, from 1 to 100 ms, so that there is time to hear the answer.
 /// Clones share nothing; there is no state.
 ///
 /// A header that the request bears already is kept, so each is there once, however many of these layers, retries or
-/// attempts there are; a request with a `traceparent` of its own keeps its own trace whole. Outside of a call, and in a
+/// attempts there are; a request with a `traceparent` of its own keeps its own trace whole, and one with a shorter
+/// deadline of its own keeps that. Outside of a call, and in a
 /// task spawned without [`in_current_call`](crate::context::in_current_call), nothing is added.
 ///
 /// Place it inside of retries and timeouts, next to the client: it is asked once for each attempt.
@@ -99,6 +108,9 @@ where
                     add(headers, TRACESTATE, state);
                 }
             }
+            if let Some(deadline) = frame.deadline() {
+                tell(headers, deadline);
+            }
         });
         self.inner.call(request)
     }
@@ -106,4 +118,22 @@ where
 
 fn add(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     headers.entry(name).or_insert_with(|| value.clone());
+}
+
+/// Tells what is left, less the time that the answer needs to be heard.
+fn tell(headers: &mut HeaderMap, deadline: Deadline) {
+    let left = deadline.remaining();
+    let margin = left.checked_div(20).unwrap_or_default();
+    let margin = margin.clamp(Duration::from_millis(1), Duration::from_millis(100));
+    let left = left.saturating_sub(margin);
+    let name = match Protocol::of(headers).is_grpc() {
+        true => GRPC_TIMEOUT,
+        false => REQUEST_DEADLINE,
+    };
+    let own = headers
+        .get(&name)
+        .and_then(|own| GrpcTimeout::parse(own.as_bytes()).ok());
+    if own.is_none_or(|own| own.duration() > left) {
+        headers.insert(name, GrpcTimeout::new(left).to_header());
+    }
 }

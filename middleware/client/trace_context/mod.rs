@@ -99,9 +99,9 @@ impl TraceContextLayer {
             let method = uri.path().trim_start_matches('/').to_owned();
             attributes.push(KeyValue::new("rpc.system.name", "grpc"));
             attributes.push(KeyValue::new("rpc.method", method.clone()));
-            method
+            method.into()
         } else {
-            let method = self.methods.name(self.methods.number(request.method()));
+            let method = self.methods.label(request.method());
             attributes.push(KeyValue::new("http.request.method", method.clone()));
             if let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) {
                 let port = uri.port().map_or(String::new(), |port| format!(":{port}"));
@@ -109,7 +109,7 @@ impl TraceContextLayer {
                 attributes.push(KeyValue::new("url.full", full));
             }
             if method == OTHER {
-                "HTTP".to_owned()
+                Cow::Borrowed("HTTP")
             } else {
                 method
             }

@@ -157,12 +157,15 @@ impl Record {
             line.request_id = id.or_else(|| line.request_id.take());
             line.request_id_replaced = frame.id_replaced();
             line.trace = frame.trace().cloned();
+            line.which = frame.which();
+            line.deadline_capped = frame.deadline_capped();
         });
         line.redacted_path = line.path.as_ref().and_then(redacted);
         if let Some(head) = self.witness.head() {
             line.status = Some(head.status.as_u16());
             line.grpc_status = head.grpc.map(GrpcCode::name);
-            line.which = head.rejection.as_ref().and_then(Rejection::which);
+            let rejection = head.rejection.as_ref();
+            line.which = rejection.and_then(Rejection::which).or(line.which);
         }
         line.bytes_in = self.witness.bytes_in();
         line.outcome = verdict.outcome.label();
@@ -210,6 +213,7 @@ fields! { |line|
     outcome = line.outcome,
     layer = line.layer,
     which = line.which,
+    deadline_capped = line.deadline_capped.then_some(true),
     error = line.error.as_deref(),
     error_missing = line.error_missing.then_some(true),
     also = line.also.as_deref(),
@@ -310,6 +314,7 @@ mod tests {
             outcome: "shed",
             layer: Some("load_shed"),
             which: Some("total"),
+            deadline_capped: true,
             error: Some(text.to_owned()),
             error_missing: true,
             also: Some(text.to_owned()),

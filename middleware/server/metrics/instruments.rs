@@ -133,14 +133,14 @@ impl Names {
             return vec![KeyValue::new(OVERFLOW, true)];
         }
         let mut attributes = self.of_head(labels);
-        if let Some(status) = labels.status
-            && !labels.asked.wire.is_grpc()
-        {
+        if labels.asked.wire.is_grpc() {
+            let code = labels
+                .grpc
+                .map(|code| KeyValue::new(RPC_STATUS, code.name()));
+            attributes.extend(code);
+        } else if let Some(status) = labels.status {
             let status = i64::from(status.as_u16());
             attributes.push(KeyValue::new("http.response.status_code", status));
-        }
-        if let Some(code) = labels.grpc {
-            attributes.push(KeyValue::new(RPC_STATUS, code.name()));
         }
         if let Some(error) = labels.error_type() {
             attributes.push(KeyValue::new("error.type", error));

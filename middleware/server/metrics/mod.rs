@@ -230,7 +230,10 @@ where
             uri.path(),
         );
         let mut witness = Witness::of(protocol);
-        let request = witness.watch(request, &mut scope);
+        // Most requests have no body: they stay where they are, and that is not little to move.
+        if !request.body().is_end_stream() {
+            request = witness.watch(request, &mut scope);
+        }
         let counted = Counted {
             ledger,
             witness,

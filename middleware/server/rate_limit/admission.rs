@@ -1,77 +1,57 @@
 use std::{fmt, sync::Arc};
 
-use http::{HeaderName, HeaderValue, Response};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
     gcra::{Nanos, Times},
     headers::{self, QuotaHeaders},
     settings::Answer,
-    store::Decision,
     tier::Tier,
 };
-use crate::observe::{End, Observer};
 
 const DEGRADED: HeaderName = HeaderName::from_static("x-plimsoll-degraded");
 
 /// What is left to do for a call that was decided: tell its caller, and charge it for what it turned out to be.
 #[derive(Debug, Default)]
-pub struct Admission {
-    told: Option<Told>,
-    charge: Option<Box<Charge>>,
+pub(super) struct Admission {
+    pub(super) told: Option<Told>,
+    pub(super) charge: Option<Box<Charge>>,
     /// How it was decided without the store it belongs to.
-    degraded: Option<&'static str>,
+    pub(super) degraded: Option<&'static str>,
 }
 
 impl Admission {
-    pub(super) fn new(told: Option<Told>, charge: Option<Charge>) -> Self {
-        Self {
-            told,
-            charge: charge.map(Box::new),
-            degraded: None,
+    /// Tells the caller how it stands.
+    #[inline]
+    pub(super) fn tell(&mut self, headers: &mut HeaderMap) {
+        if let Some(told) = self.told.take() {
+            headers::tell(headers, told.headers, &told.tier, &told.times, told.now);
         }
-    }
-
-    /// Says on the response that the store was away, and what was done then.
-    pub(super) fn degraded(mut self, policy: Option<&'static str>) -> Self {
-        self.degraded = policy;
-        self
+        if let Some(policy) = self.degraded {
+            headers.insert(DEGRADED, HeaderValue::from_static(policy));
+        }
     }
 }
 
 /// How the caller stood.
 #[derive(Debug)]
 pub(super) struct Told {
-    tier: Arc<Tier>,
-    times: Times,
-    now: Nanos,
-    headers: QuotaHeaders,
+    pub(super) tier: Arc<Tier>,
+    pub(super) times: Times,
+    pub(super) now: Nanos,
+    pub(super) headers: QuotaHeaders,
 }
 
-impl Told {
-    pub(super) fn of(decision: Decision, tell: bool, headers: QuotaHeaders) -> Option<Self> {
-        let Decision {
-            tier, times, now, ..
-        } = decision;
-        tier.filter(|_| tell).map(|tier| Self {
-            tier,
-            times,
-            now,
-            headers,
-        })
-    }
-}
-
-/// Charges once the call has ended.
+/// Charges when it is dropped: once the call has ended, in whatever way.
 pub(super) struct Charge {
     settle: Box<Settle>,
     answer: Answer,
 }
 
-type Settle = dyn FnOnce(Answer) + Send + Sync;
+type Settle = dyn FnMut(Answer) + Send + Sync;
 
 impl Charge {
-    pub(super) fn new(settle: impl FnOnce(Answer) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(settle: impl FnMut(Answer) + Send + Sync + 'static) -> Self {
         Self {
             settle: Box::new(settle),
             answer: Answer {
@@ -80,6 +60,21 @@ impl Charge {
             },
         }
     }
+
+    pub(super) fn head(&mut self, status: StatusCode) {
+        self.answer.status = Some(status);
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.answer.bytes = self.answer.bytes.saturating_add(bytes);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        (self.settle)(self.answer);
+    }
 }
 
 impl fmt::Debug for Charge {
@@ -87,39 +82,5 @@ impl fmt::Debug for Charge {
         f.debug_struct("Charge")
             .field("answer", &self.answer)
             .finish_non_exhaustive()
-    }
-}
-
-impl Observer for Admission {
-    fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        if let Some(charge) = &mut self.charge {
-            charge.answer.status = Some(response.status());
-        }
-        if let Some(Told {
-            tier,
-            times,
-            now,
-            headers,
-        }) = self.told.take()
-        {
-            headers::tell(response.headers_mut(), headers, &tier, &times, now);
-        }
-        if let Some(policy) = self.degraded {
-            let policy = HeaderValue::from_static(policy);
-            response.headers_mut().insert(DEGRADED, policy);
-        }
-    }
-
-    fn on_data(&mut self, bytes: usize) {
-        if let Some(charge) = &mut self.charge {
-            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            charge.answer.bytes = charge.answer.bytes.saturating_add(bytes);
-        }
-    }
-
-    fn on_end(self, _: End<'_>) {
-        if let Some(charge) = self.charge {
-            (charge.settle)(charge.answer);
-        }
     }
 }

@@ -64,6 +64,7 @@ impl Pace {
     }
 
     /// Whether a call of this weight fits in, if the caller has all of its burst again at `full_at`.
+    #[inline]
     pub(super) fn check(&self, full_at: Nanos, weight: u32, now: Nanos) -> Verdict {
         if weight > self.burst {
             return Verdict::Never;
@@ -77,6 +78,7 @@ impl Pace {
     }
 
     /// When the caller will have all of its burst again if this is spent, be there room or not.
+    #[inline]
     pub(super) fn spend(&self, full_at: Nanos, weight: u32, now: Nanos) -> Nanos {
         let cost = self.interval.saturating_mul(u64::from(weight));
         let spent = full_at.max(now).saturating_add(cost);

@@ -4,10 +4,14 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{offenders::Offender, quota::Quotas, settings::POLICY, shared::Shared, tier::Tier};
+use super::{
+    gauges::StoreErrors, offenders::Offender, quota::Quotas, settings::POLICY, shared::Shared,
+    tier::Tier,
+};
 use crate::clock;
 
-/// What an operator asks of a rate limit, and changes of it while it runs. Clones speak of the same one.
+/// What an operator asks of a rate limit, and changes of it while it runs. Clones speak of the same one. It is
+/// [`Gauges`](crate::gauge::Gauges), for `metrics` to watch.
 ///
 /// ```
 /// # use plimsoll::server::rate_limit::{Key, Quota, RateLimitLayer};
@@ -23,6 +27,8 @@ use crate::clock;
 #[derive(Clone)]
 pub struct RateLimitHandle {
     shared: Arc<Shared>,
+    /// Where quotas hold for many replicas.
+    pub(super) store: Option<Arc<dyn StoreErrors>>,
 }
 
 /// What one policy said so far: `plimsoll.rate_limit.decisions`.
@@ -43,7 +49,15 @@ pub struct Decisions {
 
 impl RateLimitHandle {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            store: None,
+        }
+    }
+
+    /// The name of the layer's own policy.
+    pub(super) fn policy(&self) -> &'static str {
+        self.shared.policy()
     }
 
     /// What each policy said so far.
@@ -69,12 +83,17 @@ impl RateLimitHandle {
 
     /// Calls for whose key there was no room, so that they shared one quota.
     pub fn overflowed(&self) -> u64 {
-        self.shared.memory.overflowed()
+        self.shared.faults.no_room.calls()
     }
 
     /// Calls that had no key: a fault of the wiring.
     pub fn missing_keys(&self) -> u64 {
-        self.shared.missing.load(Ordering::Relaxed)
+        self.shared.faults.missing_key.calls()
+    }
+
+    /// Calls of a tier that the layer does not have: a fault of the wiring. They were held to its own policy.
+    pub fn unknown_tiers(&self) -> u64 {
+        self.shared.faults.unknown_tier.calls()
     }
 
     /// Who was rejected most since the start, the worst first, at most so many (and at most 512). A key that is no

@@ -17,17 +17,18 @@
 //! milliseconds when it grows. Here the keys lie in a table of fixed size.
 
 mod admission;
-mod client;
+mod faults;
+mod gauges;
 mod gcra;
 mod handle;
 mod headers;
-mod key;
 mod offenders;
 mod quota;
 mod quota_text;
 #[cfg(feature = "rate-limit-redis")]
 mod redis;
 mod report;
+mod response;
 mod settings;
 mod shared;
 mod store;
@@ -46,23 +47,20 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
-    clock,
-    context::Scope,
-    observe::{BoxError, ResponseBody, ResponseFuture},
-};
+use crate::clock;
 
-pub use admission::Admission;
-pub use client::{Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, TrustedProxies};
+pub use crate::caller::{
+    Call, Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, Key, TrustedProxies,
+};
 pub use handle::{Decisions, InvalidChange, RateLimitHandle};
 pub use headers::QuotaHeaders;
-pub use key::{Call, Key};
 pub use offenders::{Offender, ShownKey};
 pub use quota::{InvalidQuota, Quota, Quotas, Rate};
 #[cfg(feature = "rate-limit-redis")]
 pub use redis::{
     InvalidRedisUrl, Redis, RedisRateLimit, RedisRateLimitLayer, StoreErrorKind, WhenAway,
 };
+pub use response::{ResponseBody, ResponseFuture};
 pub use settings::{Answer, InvalidWeight};
 
 use settings::{POLICY, Settings};
@@ -111,12 +109,21 @@ impl RateLimitLayer {
 
     /// Adds a policy for callers of a tier, in place of the layer's own; which those are [`tier_of`](Self::tier_of)
     /// tells. A second one of the same name replaces the first.
-    #[must_use]
-    pub fn tier(self, policy: &'static str, quotas: impl Into<Quotas>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// A route [weighs](Self::weigh_routes) more than a whole burst of these quotas.
+    pub fn tier(
+        self,
+        policy: &'static str,
+        quotas: impl Into<Quotas>,
+    ) -> Result<Self, InvalidWeight> {
         self.with(|settings| settings.set_policy(policy, quotas.into()))
+            .checked()
     }
 
-    /// Tells the tier of a call. `None`, or a name that no tier has, is the layer's own policy.
+    /// Tells the tier of a call. `None` is the layer's own policy. So is a name that no tier has, but that is a fault of
+    /// the wiring: it is counted ([`RateLimitHandle::unknown_tiers`]), and told in the log.
     #[must_use]
     pub fn tier_of(
         self,
@@ -130,7 +137,8 @@ impl RateLimitLayer {
     ///
     /// # Errors
     ///
-    /// A route weighs more than a whole burst of a quota, so that it could never be called. Add tiers first.
+    /// A route weighs more than a whole burst of a quota, so that it could never be called. Tiers that are added later
+    /// are held to it too.
     pub fn weigh_routes<R: Into<String>>(
         self,
         weights: impl IntoIterator<Item = (R, u32)>,
@@ -138,9 +146,8 @@ impl RateLimitLayer {
         let weights = weights
             .into_iter()
             .map(|(route, weight)| (route.into(), weight));
-        let layer = self.with(|settings| settings.routes.extend(weights));
-        layer.shared.settings.check_weights()?;
-        Ok(layer)
+        self.with(|settings| settings.routes.extend(weights))
+            .checked()
     }
 
     /// Weighs each call by a function, in place of routes. A call of weight 0 is always admitted. One that weighs more
@@ -190,6 +197,11 @@ impl RateLimitLayer {
         Self::of(settings)
     }
 
+    fn checked(self) -> Result<Self, InvalidWeight> {
+        self.shared.settings.check_weights()?;
+        Ok(self)
+    }
+
     fn of(settings: Settings) -> Self {
         Self {
             shared: Arc::new(Shared::new(settings, clock::now())),
@@ -226,24 +238,21 @@ pub struct RateLimit<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    S::Error: fmt::Display + 'static,
     ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
 {
-    type Response = Response<ResponseBody<ResBody, Admission>>;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, Admission>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut scope = Scope::open(&mut request);
-        let now = scope.just_opened();
-        match Shared::decide(&self.shared, &Call::of(&request), now) {
-            (admission, None) => ResponseFuture::call(&mut self.inner, request, admission, scope),
-            (admission, Some(no)) => ResponseFuture::reject_reusing(no, request, admission, scope),
+    #[inline]
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        match Shared::decide(&self.shared, &Call::of(&request), clock::now()) {
+            (admission, None) => ResponseFuture::call(self.inner.call(request), admission),
+            (admission, Some(no)) => ResponseFuture::reject(no, request, admission),
         }
     }
 }

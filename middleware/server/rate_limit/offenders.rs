@@ -2,8 +2,6 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::key::Identity;
-
 /// Keys that one sketch watches.
 const WATCHED: usize = 8;
 
@@ -54,14 +52,15 @@ struct Entry {
 }
 
 impl Sketch {
-    pub(super) fn note(&mut self, who: Identity<u64>) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.hash == who.hash) {
+    /// The address is asked for where it is not known yet.
+    pub(super) fn note(&mut self, hash: u64, address: impl FnOnce() -> Option<IpAddr>) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.hash == hash) {
             entry.rejected = entry.rejected.saturating_add(1);
             return;
         }
         let mut entry = Entry {
-            hash: who.hash,
-            address: who.address,
+            hash,
+            address: address(),
             rejected: 1,
             error: 0,
         };
@@ -93,12 +92,7 @@ mod tests {
     #[test]
     fn the_heavy_ones_stay_among_any_number_of_others() {
         let mut sketch = Sketch::default();
-        let note = |sketch: &mut Sketch, hash| {
-            sketch.note(Identity {
-                hash,
-                address: None,
-            })
-        };
+        let note = |sketch: &mut Sketch, hash| sketch.note(hash, || None);
         for other in 0..10_000 {
             note(&mut sketch, 1_000 + other);
             if other % 2 == 0 {

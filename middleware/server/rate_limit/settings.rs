@@ -8,13 +8,11 @@ use std::{
 
 use http::StatusCode;
 
-use super::{
-    headers::QuotaHeaders,
-    key::{Call, Key},
-    quota::Quotas,
-    tier::Tier,
+use super::{headers::QuotaHeaders, quota::Quotas, tier::Tier};
+use crate::{
+    caller::{Call, Key},
+    context::Route,
 };
-use crate::context::Route;
 
 /// How a call ended, for what is charged after the fact.
 #[derive(Clone, Copy, Debug)]
@@ -80,12 +78,13 @@ impl Settings {
         self.policies.iter().position(|(name, _)| *name == policy)
     }
 
-    /// The place of the tier of this call. Who has none is of the first.
+    /// The place of the tier of this call; its name if there is none of that name. Who has none is of the first.
     #[inline]
-    pub(super) fn tier_of(&self, call: &Call<'_>) -> usize {
-        let name = self.tier_of.as_ref().and_then(|tier_of| tier_of(call));
-        name.and_then(|name| self.place_of(name))
-            .unwrap_or_default()
+    pub(super) fn tier_of(&self, call: &Call<'_>) -> Result<usize, &'static str> {
+        match self.tier_of.as_ref().and_then(|tier_of| tier_of(call)) {
+            Some(name) => self.place_of(name).ok_or(name),
+            None => Ok(0),
+        }
     }
 
     /// What this call weighs beforehand.

@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
@@ -9,25 +9,29 @@ use std::{
 use super::{
     LAYER,
     admission::{Admission, Charge, Told},
+    faults::Faults,
     gcra::Nanos,
-    key::Call,
     report::{self, Due, Report},
     settings::Settings,
     store::{Ask, Decision, Memory},
+    tier::Refused,
 };
 use crate::{
+    caller::Call,
     clock,
     rejection::{Reason, Rejection, RetryHint},
 };
+
+/// Where the lines of a rate limit come from.
+pub(super) const TARGET: &str = "plimsoll::rate_limit";
 
 /// What the services, the handles and the calls of one layer share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) memory: Memory,
     pub(super) dry_run: AtomicBool,
-    pub(super) missing: AtomicU64,
+    pub(super) faults: Faults,
     rejections: Report,
-    faults: Report,
 }
 
 impl Shared {
@@ -35,9 +39,8 @@ impl Shared {
         Self {
             memory: Memory::new(settings.max_keys, &settings.tiers(), now),
             dry_run: AtomicBool::new(settings.dry_run),
-            missing: AtomicU64::new(0),
+            faults: Faults::default(),
             rejections: Report::default(),
-            faults: Report::default(),
             settings,
         }
     }
@@ -49,45 +52,70 @@ impl Shared {
         call: &Call<'_>,
         now: Instant,
     ) -> (Admission, Option<Rejection>) {
-        let settings = &this.settings;
-        let Some(ask) = this.ask(call) else {
+        let now = this.memory.nanos(now);
+        let Some(ask) = this.ask(call, now) else {
             return (Admission::default(), this.missing_key(now));
         };
-        let decision = this.memory.decide(&ask, now);
-        this.report(decision.verdict.is_err(), decision.now);
-        let rejection = rejection(&decision, ask.dry_run);
-        let charged = settings.charge.is_some() && rejection.is_none();
-        let charge = charged.then(|| {
-            let this = Arc::clone(this);
-            Charge::new(move |answer| {
-                if let Some(weight) = this.settings.charge_of(&answer) {
-                    let hash = ask.who.hash;
-                    this.memory.charge(hash, ask.tier, weight, clock::now());
-                }
-            })
-        });
-        let told = Told::of(decision, ask.tell, settings.headers);
-        (Admission::new(told, charge), rejection)
+        let (address, mut overflowed) = (|| this.settings.key.address(call), false);
+        let decision = this.memory.decide(&ask, now, address, &mut overflowed);
+        if overflowed {
+            this.no_room(now);
+        }
+        if matches!(decision, Decision::Admitted) && this.settings.charge.is_none() {
+            this.report(false, now);
+            return (Admission::default(), None);
+        }
+        Self::settle(this, &ask, decision, now)
+    }
+
+    /// What more there is to do for a call that was decided.
+    #[inline(never)]
+    fn settle(
+        this: &Arc<Self>,
+        ask: &Ask,
+        decision: Decision,
+        now: Nanos,
+    ) -> (Admission, Option<Rejection>) {
+        let refused = decision.refused();
+        this.report(refused.is_some(), now);
+        let rejection = rejection(refused, ask.dry_run);
+        let mut admission = this.told(decision, now);
+        if this.settings.charge.is_some() && rejection.is_none() {
+            admission.charge = Some(Self::charge(this, ask));
+        }
+        (admission, rejection)
     }
 
     /// What is to be asked about a call; `None` if it has no key.
     #[inline]
-    pub(super) fn ask(&self, call: &Call<'_>) -> Option<Ask> {
+    pub(super) fn ask(&self, call: &Call<'_>, now: Nanos) -> Option<Ask> {
         let dry_run = self.dry_run.load(Ordering::Relaxed);
+        let tier = self.settings.tier_of(call);
         Some(Ask {
             who: self.settings.key.identify(call, self.memory.seed())?,
-            tier: self.settings.tier_of(call),
+            tier: tier.unwrap_or_else(|unknown| self.unknown_tier(unknown, now)),
             weight: self.settings.weight_of(call),
             dry_run,
             tell: self.settings.headers.any() && !dry_run,
         })
     }
 
-    /// Counts a call that has no key.
-    pub(super) fn missing_key(&self, now: Instant) -> Option<Rejection> {
-        self.tell_missing(now);
-        let dry_run = self.dry_run.load(Ordering::Relaxed);
-        (!dry_run).then(|| Rejection::new(Reason::MissingKey, LAYER))
+    /// What the caller is told of a decision.
+    #[inline]
+    pub(super) fn told(&self, decision: Decision, now: Nanos) -> Admission {
+        let told = match decision {
+            Decision::Admitted | Decision::Refused(_) => None,
+            Decision::Told { tier, times, .. } => Some(Told {
+                tier,
+                times,
+                now,
+                headers: self.settings.headers,
+            }),
+        };
+        Admission {
+            told,
+            ..Admission::default()
+        }
     }
 
     /// Writes a line about rejections, if it is time for one.
@@ -99,21 +127,74 @@ impl Shared {
     }
 
     #[cold]
-    fn tell_missing(&self, now: Instant) {
-        let missing = self
-            .missing
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        if self.faults.due(true, self.memory.nanos(now)) == Due::Line {
-            let calls = self.faults.news(missing);
-            tracing::error!(
-                event = "rate_limit_missing_key",
-                policy = self.policy(),
-                calls,
-                key = ?self.settings.key,
-                "calls have no key to be told apart by: is the address of the peer passed on?"
-            );
+    fn charge(this: &Arc<Self>, ask: &Ask) -> Box<Charge> {
+        let (this, hash, tier) = (Arc::clone(this), ask.who, ask.tier);
+        Box::new(Charge::new(move |answer| {
+            if let Some(weight) = this.settings.charge_of(&answer) {
+                this.memory.charge(hash, tier, weight, clock::now());
+            }
+        }))
+    }
+
+    /// Counts a call that has no key.
+    #[cold]
+    pub(super) fn missing_key(&self, now: Nanos) -> Option<Rejection> {
+        if let Some(calls) = self.faults.missing_key.count(now) {
+            self.tell_missing(calls);
         }
+        let dry_run = self.dry_run.load(Ordering::Relaxed);
+        (!dry_run).then(|| Rejection::new(Reason::MissingKey, LAYER))
+    }
+
+    /// Counts a call of a tier that there is not: it is held to the layer's own policy.
+    #[cold]
+    fn unknown_tier(&self, tier: &'static str, now: Nanos) -> usize {
+        if let Some(calls) = self.faults.unknown_tier.count(now) {
+            self.tell_unknown(tier, calls);
+        }
+        0
+    }
+
+    /// Counts a call for whose key there was no room.
+    #[cold]
+    pub(super) fn no_room(&self, now: Nanos) {
+        if let Some(calls) = self.faults.no_room.count(now) {
+            self.tell_no_room(calls);
+        }
+    }
+
+    fn tell_missing(&self, calls: u64) {
+        tracing::error!(
+            target: TARGET,
+            event = "rate_limit_missing_key",
+            policy = self.policy(),
+            calls,
+            key = ?self.settings.key,
+            "calls have no key to be told apart by; addresses of peers need plimsoll's feature `axum` and \
+             `into_make_service_with_connect_info::<SocketAddr>()`, or its feature `tonic`"
+        );
+    }
+
+    fn tell_unknown(&self, tier: &str, calls: u64) {
+        tracing::warn!(
+            target: TARGET,
+            event = "rate_limit_unknown_tier",
+            policy = self.policy(),
+            calls,
+            tier,
+            "`tier_of` told a tier that the layer does not have: its own policy holds"
+        );
+    }
+
+    fn tell_no_room(&self, calls: u64) {
+        tracing::warn!(
+            target: TARGET,
+            event = "rate_limit_no_room",
+            policy = self.policy(),
+            calls,
+            max_keys = self.settings.max_keys,
+            "there is no room for more keys: callers who come new share one quota"
+        );
     }
 
     #[cold]
@@ -127,6 +208,7 @@ impl Shared {
         if calls > 0 {
             let top = report::list(&self.memory.offenders(report::NAMED));
             tracing::warn!(
+                target: TARGET,
                 event = "rate_limited",
                 policy = self.policy(),
                 calls,
@@ -138,7 +220,7 @@ impl Shared {
         }
     }
 
-    fn policy(&self) -> &'static str {
+    pub(super) fn policy(&self) -> &'static str {
         self.settings.policy()
     }
 }
@@ -147,16 +229,24 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.tell_rejections();
+        let faults = &self.faults;
+        if let Some(calls) = faults.missing_key.untold() {
+            self.tell_missing(calls);
+        }
+        if let Some(calls) = faults.unknown_tier.untold() {
+            self.tell_unknown("", calls);
+        }
+        if let Some(calls) = faults.no_room.untold() {
+            self.tell_no_room(calls);
+        }
     }
 }
 
 /// The rejection that a decision comes to, unless it is only counted.
 #[inline]
-pub(super) fn rejection(decision: &Decision, dry_run: bool) -> Option<Rejection> {
-    let (Err(refusal), Some(tier), false) = (&decision.verdict, &decision.tier, dry_run) else {
-        return None;
-    };
-    let hint = refusal.wait.map_or(RetryHint::Never, RetryHint::After);
+pub(super) fn rejection(refused: Option<Refused>, dry_run: bool) -> Option<Rejection> {
+    let refused = refused.filter(|_| !dry_run)?;
+    let hint = refused.wait.map_or(RetryHint::Never, RetryHint::After);
     let rejection = Rejection::new(Reason::RateLimited, LAYER).with_retry(hint);
-    Some(rejection.with_which(tier.name_of(refusal.quota)))
+    Some(rejection.with_which(refused.which))
 }

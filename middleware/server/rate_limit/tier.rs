@@ -30,6 +30,15 @@ pub(super) struct Refusal {
     pub(super) wait: Option<Duration>,
 }
 
+/// A refusal, as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// The name of the quota.
+    pub(super) which: &'static str,
+    /// `None`: it will never fit in.
+    pub(super) wait: Option<Duration>,
+}
+
 /// How a caller stands with one quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
@@ -87,8 +96,15 @@ impl Tier {
         &self.policy_header
     }
 
+    pub(super) fn refused(&self, refusal: Refusal) -> Refused {
+        Refused {
+            which: self.name_of(refusal.quota),
+            wait: refusal.wait,
+        }
+    }
+
     /// The name of a quota, by its place.
-    pub(super) fn name_of(&self, quota: usize) -> &'static str {
+    fn name_of(&self, quota: usize) -> &'static str {
         self.quotas
             .as_slice()
             .get(quota)

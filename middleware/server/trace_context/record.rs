@@ -171,16 +171,15 @@ impl Settings {
         request: &Request<B>,
         attributes: &mut Vec<KeyValue>,
     ) -> Cow<'static, str> {
-        let method = self.methods.name(self.methods.number(request.method()));
-        let mut name = Cow::Borrowed("HTTP");
+        let method = self.methods.label(request.method());
+        let mut name = method.clone();
         if method == OTHER {
             let original = shortened(request.method().as_str());
             attributes.push(KeyValue::new("http.request.method_original", original));
-        } else {
-            name = Cow::Owned(method.clone());
+            name = Cow::Borrowed("HTTP");
         }
         if let Some(route) = Route::pattern(request.extensions()) {
-            name = format!("{name} {route}").into();
+            name = [&*name, " ", route].concat().into();
             attributes.push(KeyValue::new("http.route", route.to_owned()));
         }
         let uri = request.uri();

@@ -17,8 +17,11 @@ use redis::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::script::{Question, Reply, StoreErrorKind};
-use crate::{server::rate_limit::gcra::Pace, task};
+use super::script::{ErrorCounts, Question, Reply, StoreErrorKind};
+use crate::{
+    server::rate_limit::{gcra::Pace, shared::TARGET},
+    task,
+};
 
 /// So many failures in a row, and it is away.
 const FAILURES: u32 = 3;
@@ -57,7 +60,7 @@ impl Redis {
             generation: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             under_way: AtomicU32::new(0),
-            errors: [const { AtomicU64::new(0) }; StoreErrorKind::ALL.len()],
+            errors: ErrorCounts::default(),
         };
         Ok(Self {
             link: Arc::new(link),
@@ -78,14 +81,9 @@ impl Redis {
         matches!(*self.link.state.borrow(), State::There(_))
     }
 
-    /// How often it did not decide, by kind: `plimsoll.store.errors`.
+    /// How often it did not decide, by kind, for all limits together. Their handles tell `plimsoll.store.errors` of each.
     pub fn errors(&self) -> Vec<(StoreErrorKind, u64)> {
-        let counts = self
-            .link
-            .errors
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed));
-        StoreErrorKind::ALL.iter().copied().zip(counts).collect()
+        self.link.errors.counts().collect()
     }
 
     /// Asks, within the budget.
@@ -145,7 +143,7 @@ struct Link {
     /// In a row.
     failures: AtomicU32,
     under_way: AtomicU32,
-    errors: [AtomicU64; StoreErrorKind::ALL.len()],
+    errors: ErrorCounts,
 }
 
 impl Link {
@@ -169,10 +167,7 @@ impl Link {
 
     /// Counts, and gives it up if it is away. What an earlier connection failed at says nothing of this one.
     fn failed(self: &Arc<Self>, kind: StoreErrorKind, generation: u64) {
-        let place = StoreErrorKind::ALL.iter().position(|known| *known == kind);
-        if let Some(count) = place.and_then(|place| self.errors.get(place)) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.errors.count(kind);
         let is_late = generation != self.generation.load(Ordering::Relaxed);
         if kind.is_of_one_key() || is_late {
             return;
@@ -195,6 +190,7 @@ impl Link {
         });
         if was_in_use {
             tracing::warn!(
+                target: TARGET,
                 event = "store_away",
                 store = "redis",
                 address = self.address,
@@ -230,6 +226,7 @@ impl Link {
                     let before = self.state.send_replace(State::There(connection));
                     if matches!(before, State::Away) {
                         tracing::warn!(
+                            target: TARGET,
                             event = "store_back",
                             store = "redis",
                             address = self.address,
@@ -266,6 +263,7 @@ impl Link {
             who: 0,
             weight: 1,
             forced: true,
+            more: 0,
             paces: vec![Pace::new(
                 Duration::from_millis(1),
                 std::num::NonZeroU32::MIN,

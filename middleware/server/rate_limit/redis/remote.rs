@@ -1,17 +1,22 @@
-use std::{fmt, future::ready, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::runtime::Handle;
 
 use super::{
-    Deciding, WhenAway,
+    WhenAway,
     link::{Redis, jittered},
-    script::{self, Question, StoreErrorKind},
+    near::{Asking, Near, Said},
+    script::{self, ErrorCounts, Question, StoreErrorKind},
 };
 use crate::{
+    caller::Call,
     clock, context,
     rejection::{Reason, Rejection, RetryHint},
     server::rate_limit::{
         LAYER,
-        admission::{Admission, Charge, Told},
-        key::Call,
+        admission::{Admission, Charge},
+        gauges::StoreErrors,
+        gcra::{Nanos, Times},
         settings::Answer,
         shared::{Shared, rejection},
         store::{Ask, Decision},
@@ -29,147 +34,237 @@ pub(super) struct Remote {
     pub(super) shared: Arc<Shared>,
     redis: Redis,
     when_away: WhenAway,
+    near: Arc<Near>,
     digest: script::Shared,
+    errors: ErrorCounts,
 }
 
 /// A call, once its key, tier and weight are known.
 struct Known {
     ask: Ask,
-    who: script::Who,
+    address: Option<IpAddr>,
+    /// The caller as Redis knows it; `None` where Redis is not asked.
+    who: Option<script::Who>,
     tier: Arc<Tier>,
 }
 
+/// What becomes of a call, and what its caller is told.
+pub(super) type Decided = (Admission, Option<Rejection>);
+
+/// A decision, now or once Redis has answered.
+pub(super) enum Deciding {
+    Now(Decided),
+    Later(Later),
+}
+
+/// Boxed: it waits for a round trip.
+pub(super) type Later = Pin<Box<dyn Future<Output = Decided> + Send>>;
+
 impl Remote {
-    pub(super) fn new(shared: Arc<Shared>, redis: Redis, when_away: WhenAway) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        redis: Redis,
+        when_away: WhenAway,
+        pre_check: bool,
+        lease: u32,
+    ) -> Self {
         let name = shared.settings.policy();
         Self {
             shared,
             redis,
             when_away,
+            near: Arc::new(Near::new(pre_check, lease)),
             digest: script::Shared { name },
+            errors: ErrorCounts::default(),
         }
     }
 
-    /// What becomes of a call, and what its caller is told.
+    /// The same limit, with other settings of what is known nearby.
+    pub(super) fn with(&self, pre_check: bool, lease: u32) -> Self {
+        let (shared, redis) = (Arc::clone(&self.shared), self.redis.clone());
+        Self::new(shared, redis, self.when_away, pre_check, lease)
+    }
+
+    pub(super) fn near(&self) -> &Near {
+        &self.near
+    }
+
+    /// What becomes of a call.
     pub(super) fn decide(this: &Arc<Self>, call: &Call<'_>) -> Deciding {
-        let shared = &this.shared;
-        let known = shared.ask(call).and_then(|ask| {
-            let who = shared.settings.key.identify(call, &this.digest)?;
-            let tier = shared.memory.whole_tier(ask.tier);
-            Some(Known {
-                ask,
-                who: who.hash,
-                tier,
-            })
-        });
-        let Some(known) = known else {
-            let rejection = shared.missing_key(clock::now());
-            return Box::pin(ready((Admission::default(), rejection)));
+        let (shared, now) = (&this.shared, this.now());
+        let missing = || Deciding::Now((Admission::default(), shared.missing_key(now)));
+        let Some(ask) = shared.ask(call, now) else {
+            return missing();
         };
-        let this = Arc::clone(this);
-        Box::pin(async move { this.decided(known).await })
+        let tier = shared.memory.whole_tier(&ask);
+        let said = Near::look(&this.near, (ask.who, ask.tier), &tier, ask.weight, now);
+        let who = match said {
+            Said::Ask(_) => shared.settings.key.identify(call, &this.digest),
+            _ if shared.settings.charge.is_some() => {
+                shared.settings.key.identify(call, &this.digest)
+            }
+            _ => None,
+        };
+        let known = Known {
+            ask,
+            address: shared.settings.key.address(call),
+            who,
+            tier,
+        };
+        let (verdict, times) = match said {
+            Said::Admitted(times) => (Ok(()), times),
+            Said::Refused(refusal, times) => (Err(refusal), times),
+            Said::Ask(asking) => {
+                let Some(question) = known.question(known.ask.weight, asking.more, false) else {
+                    return missing();
+                };
+                let this = Arc::clone(this);
+                let later = async move { this.asked(known, question, asking).await };
+                return Deciding::Later(Box::pin(later));
+            }
+        };
+        let decision = this.follow(&known, verdict, times, now);
+        Deciding::Now(Self::settled(this, known, decision, now))
     }
 
-    async fn decided(self: Arc<Self>, known: Known) -> (Admission, Option<Rejection>) {
-        let (decision, degraded) = match self.known_beforehand(&known) {
-            Some(verdict) => (self.follow(&known, verdict, Default::default()), None),
-            None => match self
-                .redis
-                .ask(&known.question(known.ask.weight, false))
-                .await
-            {
-                Ok(reply) => (self.follow(&known, reply.verdict, reply.owed), None),
-                Err(kind) => {
-                    note(self.when_away, kind);
-                    self.shared.memory.degraded(&known.ask);
-                    match self.without_redis(&known) {
-                        Some(decision) => (decision, Some(self.when_away.label())),
-                        None => return self.closed(),
-                    }
-                }
-            },
-        };
-        let shared = &self.shared;
-        let now = shared.memory.nanos(clock::now());
-        shared.report(decision.verdict.is_err(), now);
-        let rejection = rejection(&decision, known.ask.dry_run);
-        let told = Told::of(decision, known.ask.tell, shared.settings.headers);
-        let charged = shared.settings.charge.is_some() && rejection.is_none();
-        let charge = charged.then(|| {
-            let this = Arc::clone(&self);
-            Charge::new(move |answer| this.charge(&known, &answer))
-        });
-        (Admission::new(told, charge).degraded(degraded), rejection)
-    }
-
-    /// What needs no look at what was spent.
-    fn known_beforehand(&self, known: &Known) -> Option<Result<(), Refusal>> {
-        let weight = known.ask.weight;
-        if weight == 0 {
-            return Some(Ok(()));
+    async fn asked(self: Arc<Self>, known: Known, question: Question, asking: Asking) -> Decided {
+        match self.redis.ask(&question).await {
+            Ok(reply) => {
+                let now = self.now();
+                let times = asking.told(&reply, &known.tier, now);
+                let decision = self.follow(&known, reply.verdict, times, now);
+                Self::settled(&self, known, decision, now)
+            }
+            Err(kind) => {
+                drop(asking);
+                self.errors.count(kind);
+                note(self.when_away, kind);
+                self.shared.memory.degraded(&known.ask);
+                let Some(decision) = self.without_redis(&known) else {
+                    return self.closed();
+                };
+                let (mut admission, rejection) = Self::settled(&self, known, decision, self.now());
+                admission.degraded = Some(self.when_away.label());
+                (admission, rejection)
+            }
         }
-        let quota = known
-            .tier
-            .paces()
-            .iter()
-            .position(|pace| weight > pace.burst)?;
-        Some(Err(Refusal { quota, wait: None }))
     }
 
-    fn follow(&self, known: &Known, verdict: Result<(), Refusal>, owed: [u64; 4]) -> Decision {
-        self.shared
-            .memory
-            .follow(&known.ask, verdict.is_ok(), clock::now());
-        Decision {
-            verdict,
-            tier: Some(Arc::clone(&known.tier)),
-            times: owed,
-            now: 0,
+    fn settled(this: &Arc<Self>, known: Known, decision: Decision, now: Nanos) -> Decided {
+        let shared = &this.shared;
+        let refused = decision.refused();
+        shared.report(refused.is_some(), now);
+        let rejection = rejection(refused, known.ask.dry_run);
+        let mut admission = shared.told(decision, now);
+        if shared.settings.charge.is_some() && rejection.is_none() {
+            let this = Arc::clone(this);
+            let charge = Charge::new(move |answer| this.charge(&known, &answer));
+            admission.charge = Some(Box::new(charge));
+        }
+        (admission, rejection)
+    }
+
+    fn now(&self) -> Nanos {
+        self.shared.memory.nanos(clock::now())
+    }
+
+    /// Counts what was decided elsewhere, and spends here what was admitted.
+    fn follow(
+        &self,
+        known: &Known,
+        verdict: Result<(), Refusal>,
+        times: Times,
+        now: Nanos,
+    ) -> Decision {
+        let memory = &self.shared.memory;
+        memory.follow(&known.ask, verdict.is_ok(), now, known.address);
+        let refused = verdict.err().map(|refusal| known.tier.refused(refusal));
+        match refused {
+            _ if known.ask.tell => Decision::Told {
+                refused,
+                tier: Arc::clone(&known.tier),
+                times,
+            },
+            Some(refused) => Decision::Refused(refused),
+            None => Decision::Admitted,
         }
     }
 
     /// `None`: rejected, whoever it is.
     fn without_redis(&self, known: &Known) -> Option<Decision> {
         match self.when_away {
-            _ if known.ask.dry_run => Some(Decision::unasked()),
-            WhenAway::Open => Some(Decision::unasked()),
-            WhenAway::Local { .. } => Some(self.shared.memory.decide(&known.ask, clock::now())),
+            _ if known.ask.dry_run => Some(Decision::Admitted),
+            WhenAway::Open => Some(Decision::Admitted),
+            WhenAway::Local { .. } => Some(self.alone(known)),
             WhenAway::Closed => None,
         }
+    }
+
+    /// Decided by this replica's share.
+    fn alone(&self, known: &Known) -> Decision {
+        let (now, mut overflowed) = (self.now(), false);
+        let memory = &self.shared.memory;
+        let decision = memory.decide(&known.ask, now, || known.address, &mut overflowed);
+        if overflowed {
+            self.shared.no_room(now);
+        }
+        decision
     }
 
     fn closed(&self) -> (Admission, Option<Rejection>) {
         let hint = RetryHint::After(jittered(COME_AGAIN));
         let rejection = Rejection::new(Reason::StoreError, LAYER).with_retry(hint);
-        let admission = Admission::default().degraded(Some(self.when_away.label()));
+        let admission = Admission {
+            degraded: Some(self.when_away.label()),
+            ..Admission::default()
+        };
         (admission, Some(rejection))
     }
 
     /// Spends what a call turned out to weigh, in the background: the answer has left already.
-    fn charge(&self, known: &Known, answer: &Answer) {
+    fn charge(self: &Arc<Self>, known: &Known, answer: &Answer) {
         let Some(weight) = self.shared.settings.charge_of(answer) else {
             return;
         };
         if !self.redis.is_there() {
-            let (hash, tier) = (known.ask.who.hash, known.ask.tier);
+            let (hash, tier) = (known.ask.who, known.ask.tier);
             self.shared.memory.charge(hash, tier, weight, clock::now());
         }
-        let (redis, question) = (self.redis.clone(), known.question(weight, true));
+        let Some(question) = known.question(weight, 0, true) else {
+            return;
+        };
+        if Handle::try_current().is_err() {
+            // The runtime is gone, and with it whoever could send it.
+            self.errors.count(StoreErrorKind::Away);
+            return;
+        }
+        let this = Arc::clone(self);
         // swallow: plimsoll.store.errors what Redis does not take is counted there, by its kind
         drop(task::spawn("rate_limit_charge", async move {
-            redis.ask(&question).await.is_ok()
+            if let Err(kind) = this.redis.ask(&question).await {
+                this.errors.count(kind);
+            }
         }));
     }
 }
 
+impl StoreErrors for Remote {
+    fn tell(&self, tell: &mut dyn FnMut(&'static str, &'static str, &'static str, u64)) {
+        for (kind, errors) in self.errors.counts() {
+            tell("redis", self.when_away.label(), kind.label(), errors);
+        }
+    }
+}
+
 impl Known {
-    fn question(&self, weight: u32, forced: bool) -> Question {
-        Question {
-            who: self.who,
+    fn question(&self, weight: u32, more: u32, forced: bool) -> Option<Question> {
+        Some(Question {
+            who: self.who?,
             weight,
             forced,
+            more,
             paces: self.tier.paces().to_vec(),
-        }
+        })
     }
 }
 

@@ -1,14 +1,23 @@
 //! What is asked of Redis, and what its answers mean.
 
-use std::{hash::Hasher, sync::LazyLock, time::Duration};
+use std::{
+    hash::Hasher,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Cmd, RedisError, Script, ServerErrorKind, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::server::rate_limit::{
-    gcra::{Nanos, Pace, Times},
-    key::Digest,
-    tier::Refusal,
+use crate::{
+    caller::Digest,
+    server::rate_limit::{
+        gcra::{Nanos, Pace, Times},
+        tier::Refusal,
+    },
 };
 
 const TEXT: &str = include_str!("decide.lua");
@@ -71,6 +80,8 @@ pub(super) struct Question {
     pub(super) weight: u32,
     /// Spend, be there room or not.
     pub(super) forced: bool,
+    /// Take so much more, as far as there is room.
+    pub(super) more: u32,
     pub(super) paces: Vec<Pace>,
 }
 
@@ -85,6 +96,7 @@ impl Question {
         let script = if whole { TEXT } else { SCRIPT.get_hash() };
         command.arg(script).arg(1).arg(self.key());
         command.arg(self.weight).arg(u8::from(self.forced));
+        command.arg(self.more);
         for pace in &self.paces {
             command.arg(sixteenths(pace.interval)).arg(pace.burst);
         }
@@ -107,6 +119,8 @@ fn sixteenths(nanos: Nanos) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) verdict: Result<(), Refusal>,
+    /// How much more was taken.
+    pub(super) more: u32,
     /// How far ahead of now each quota is spent.
     pub(super) owed: Times,
 }
@@ -123,6 +137,7 @@ impl Reply {
         });
         let refused = usize::try_from(numbers.next()??).ok()?;
         let wait = Duration::from_nanos(nanos(numbers.next()??));
+        let more = u32::try_from(numbers.next()??).ok()?;
         let mut owed = Times::default();
         let mut read = 0_usize;
         for (place, number) in owed.iter_mut().zip(&mut numbers) {
@@ -139,7 +154,11 @@ impl Reply {
             }),
             None => Ok(()),
         };
-        Some(Self { verdict, owed })
+        Some(Self {
+            verdict,
+            more,
+            owed,
+        })
     }
 }
 
@@ -240,6 +259,30 @@ impl StoreErrorKind {
     }
 }
 
+/// How often there was an error of each kind.
+#[derive(Debug)]
+pub(super) struct ErrorCounts([AtomicU64; StoreErrorKind::ALL.len()]);
+
+impl ErrorCounts {
+    pub(super) fn count(&self, kind: StoreErrorKind) {
+        let place = StoreErrorKind::ALL.iter().position(|known| *known == kind);
+        if let Some(count) = place.and_then(|place| self.0.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (StoreErrorKind, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        StoreErrorKind::ALL.iter().copied().zip(counts)
+    }
+}
+
+impl Default for ErrorCounts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; StoreErrorKind::ALL.len()])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,10 +293,11 @@ mod tests {
             |numbers: &[i64]| Value::Array(numbers.iter().copied().map(Value::Int).collect());
         let admitted = Reply {
             verdict: Ok(()),
+            more: 7,
             owed: [1_000_000, 62_500, 0, 0],
         };
         assert_eq!(
-            Reply::read(&ints(&[0, 0, 16_000, 1_000]), 2),
+            Reply::read(&ints(&[0, 0, 7, 16_000, 1_000]), 2),
             Some(admitted)
         );
         let refusal = Refusal {
@@ -262,16 +306,22 @@ mod tests {
         };
         let refused = Reply {
             verdict: Err(refusal),
+            more: 0,
             owed: [1_000_000, 62_500, 0, 0],
         };
-        assert_eq!(Reply::read(&ints(&[2, 1, 16_000, 1_000]), 2), Some(refused));
+        assert_eq!(
+            Reply::read(&ints(&[2, 1, 0, 16_000, 1_000]), 2),
+            Some(refused)
+        );
         for garbage in [
             ints(&[]),
-            ints(&[0, 0, 1]),
-            ints(&[0, 0, 1, 2, 3]),
-            ints(&[3, 1, 1, 1]),
-            ints(&[-1, 0, 1, 1]),
-            ints(&[0, 0, i64::MIN, 1]),
+            ints(&[0, 0, 0, 1]),
+            ints(&[0, 0, 0, 1, 2, 3]),
+            ints(&[3, 1, 0, 1, 1]),
+            ints(&[-1, 0, 0, 1, 1]),
+            ints(&[0, 0, -1, 1, 1]),
+            ints(&[0, 0, 1 << 40, 1, 1]),
+            ints(&[0, 0, 0, i64::MIN, 1]),
             Value::Nil,
             Value::Okay,
             Value::Int(1),
@@ -291,6 +341,7 @@ mod tests {
             who,
             weight: 1,
             forced: false,
+            more: 0,
             paces: Vec::new(),
         };
         let key = question.key();

@@ -2,21 +2,18 @@
 
 use std::{
     hash::RandomState,
+    net::IpAddr,
     num::NonZeroUsize,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use super::table::{Seats, Table, scale};
 use crate::server::rate_limit::{
     gcra::{Nanos, Times, nanos},
-    key::Identity,
     offenders::{Offender, Sketch},
     quota::MAX_QUOTAS,
-    tier::{Refusal, Tier},
+    tier::{Refused, Tier},
 };
 
 /// Keys of one shard; fewer shards than this many keys need make no sense.
@@ -32,7 +29,6 @@ pub(in crate::server::rate_limit) struct Memory {
     seats: Seats,
     /// What those share who find no room.
     overflow: Mutex<Times>,
-    overflowed: AtomicU64,
     seed: RandomState,
     epoch: Instant,
 }
@@ -50,7 +46,8 @@ struct Shard {
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server::rate_limit) struct Ask {
-    pub(in crate::server::rate_limit) who: Identity<u64>,
+    /// The hash of the caller's key.
+    pub(in crate::server::rate_limit) who: u64,
     /// The place of the tier.
     pub(in crate::server::rate_limit) tier: usize,
     pub(in crate::server::rate_limit) weight: u32,
@@ -62,22 +59,26 @@ pub(in crate::server::rate_limit) struct Ask {
 
 /// What a store says.
 #[derive(Debug)]
-pub(in crate::server::rate_limit) struct Decision {
-    pub(in crate::server::rate_limit) verdict: Result<(), Refusal>,
-    /// The tier in force, where it was asked for or is needed to say why.
-    pub(in crate::server::rate_limit) tier: Option<Arc<Tier>>,
-    pub(in crate::server::rate_limit) times: Times,
-    pub(in crate::server::rate_limit) now: Nanos,
+pub(in crate::server::rate_limit) enum Decision {
+    /// Admitted, and nothing to be told.
+    Admitted,
+    /// Refused, if so, and nothing else to be told.
+    Refused(Refused),
+    /// The tier in force and how the caller stands, for whoever is told.
+    Told {
+        refused: Option<Refused>,
+        tier: Arc<Tier>,
+        times: Times,
+    },
 }
 
 impl Decision {
-    /// Admitted, without a look.
-    pub(in crate::server::rate_limit) fn unasked() -> Self {
-        Self {
-            verdict: Ok(()),
-            tier: None,
-            times: Times::default(),
-            now: 0,
+    #[inline]
+    pub(in crate::server::rate_limit) fn refused(&self) -> Option<Refused> {
+        match self {
+            Self::Admitted => None,
+            Self::Refused(refused) => Some(*refused),
+            Self::Told { refused, .. } => *refused,
         }
     }
 }
@@ -111,7 +112,6 @@ impl Memory {
             shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
             seats: Seats::new(max_keys.get()),
             overflow: Mutex::default(),
-            overflowed: AtomicU64::new(0),
             seed: RandomState::new(),
             epoch,
         }
@@ -122,14 +122,22 @@ impl Memory {
         &self.seed
     }
 
+    #[inline]
     pub(in crate::server::rate_limit) fn nanos(&self, now: Instant) -> Nanos {
         nanos(now.saturating_duration_since(self.epoch))
     }
 
+    /// Decides. The address of the caller is asked for where a refusal is noted; `overflowed` is set if there was no room
+    /// for its key.
     #[inline]
-    pub(in crate::server::rate_limit) fn decide(&self, ask: &Ask, now: Instant) -> Decision {
-        let now = self.nanos(now);
-        let hash = ask.who.hash.max(1);
+    pub(in crate::server::rate_limit) fn decide(
+        &self,
+        ask: &Ask,
+        now: Nanos,
+        address: impl FnOnce() -> Option<IpAddr>,
+        overflowed: &mut bool,
+    ) -> Decision {
+        let hash = ask.who.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
         let tier = shard.tiers.get(ask.tier).expect("tiers are never removed");
@@ -141,30 +149,47 @@ impl Memory {
             match slot {
                 Some(slot) => shard.table.set_times(slot, &times),
                 None => {
-                    self.overflowed.fetch_add(1, Ordering::Relaxed);
+                    *overflowed = true;
                     let mut shared = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
                     verdict = tier.spend(&mut shared, ask.weight, now);
                     times = *shared;
                 }
             }
         }
-        let tier = (ask.tell || verdict.is_err()).then(|| Arc::clone(tier));
-        count(&mut shard.tallies, &mut shard.sketch, ask, verdict.is_ok());
-        Decision {
-            verdict,
-            tier,
-            times,
-            now,
+        let refused = match verdict {
+            Ok(()) => None,
+            Err(refusal) => {
+                shard.sketch.note(ask.who, address);
+                Some(tier.refused(refusal))
+            }
+        };
+        count(&mut shard.tallies, ask, refused.is_none());
+        match refused {
+            _ if ask.tell => Decision::Told {
+                refused,
+                tier: Arc::clone(tier),
+                times,
+            },
+            Some(refused) => Decision::Refused(refused),
+            None => Decision::Admitted,
         }
     }
 
     /// Counts what another store decided, and spends here what it admitted, so that this one is warm when it must decide.
-    pub(in crate::server::rate_limit) fn follow(&self, ask: &Ask, admitted: bool, now: Instant) {
-        let now = self.nanos(now);
-        let hash = ask.who.hash.max(1);
+    pub(in crate::server::rate_limit) fn follow(
+        &self,
+        ask: &Ask,
+        admitted: bool,
+        now: Nanos,
+        address: Option<IpAddr>,
+    ) {
+        let hash = ask.who.max(1);
         let mut shard = self.shard_of(hash);
         let shard = &mut *shard;
-        count(&mut shard.tallies, &mut shard.sketch, ask, admitted);
+        if !admitted {
+            shard.sketch.note(ask.who, || address);
+        }
+        count(&mut shard.tallies, ask, admitted);
         let Some(tier) = shard
             .tiers
             .get(ask.tier)
@@ -184,17 +209,16 @@ impl Memory {
 
     /// Counts a call that was decided without the store it belongs to.
     pub(in crate::server::rate_limit) fn degraded(&self, ask: &Ask) {
-        let mut shard = self.shard_of(ask.who.hash.max(1));
+        let mut shard = self.shard_of(ask.who.max(1));
         if let Some(tally) = shard.tallies.get_mut(ask.tier) {
             tally.degraded = tally.degraded.saturating_add(1);
         }
     }
 
-    /// The policy of a tier as all replicas hold to it together.
-    pub(in crate::server::rate_limit) fn whole_tier(&self, tier: usize) -> Arc<Tier> {
-        let shard = self.shards.first().expect("there is one at least");
-        let shard = lock(shard);
-        let tier = shard.tiers.get(tier).expect("tiers are never removed");
+    /// The policy of a call's tier as all replicas hold to it together.
+    pub(in crate::server::rate_limit) fn whole_tier(&self, ask: &Ask) -> Arc<Tier> {
+        let shard = self.shard_of(ask.who.max(1));
+        let tier = shard.tiers.get(ask.tier).expect("tiers are never removed");
         tier.whole()
     }
 
@@ -244,11 +268,6 @@ impl Memory {
             }
         }
         self.seats.taken()
-    }
-
-    /// Calls that found no room for their key.
-    pub(in crate::server::rate_limit) fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// What each tier said so far.
@@ -302,7 +321,8 @@ impl Memory {
     }
 }
 
-fn count(tallies: &mut [Tally], sketch: &mut Sketch, ask: &Ask, admitted: bool) {
+#[inline]
+fn count(tallies: &mut [Tally], ask: &Ask, admitted: bool) {
     if let Some(tally) = tallies.get_mut(ask.tier) {
         let count = match admitted {
             true => &mut tally.admitted,
@@ -311,12 +331,10 @@ fn count(tallies: &mut [Tally], sketch: &mut Sketch, ask: &Ask, admitted: bool) 
         };
         *count = count.saturating_add(1);
     }
-    if !admitted {
-        sketch.note(ask.who);
-    }
 }
 
 /// A panic while it is held is not to be had: what runs then neither calls out nor allocates more than a few bytes.
+#[inline]
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

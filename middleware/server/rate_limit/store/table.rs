@@ -55,6 +55,8 @@ pub(super) struct Table {
     slot: usize,
     /// Words of a bucket.
     bucket: usize,
+    /// Slots of a bucket.
+    slots: usize,
     buckets: usize,
     /// The bucket that is swept next.
     hand: usize,
@@ -87,6 +89,7 @@ impl Table {
             words,
             slot,
             bucket,
+            slots,
             buckets,
             hand: 0,
         }
@@ -208,12 +211,8 @@ impl Table {
 
     #[inline]
     fn find_in(&self, bucket: usize, hash: u64) -> Option<Slot> {
-        let start = self.start_of(bucket);
-        let words = self.words.get(start..start.saturating_add(self.bucket))?;
-        let at = words
-            .chunks_exact(self.slot)
-            .position(|slot| slot.first() == Some(&hash))?;
-        Some(Slot(start.saturating_add(at.saturating_mul(self.slot))))
+        self.slots_of(bucket)
+            .find(|&slot| self.hash_at(slot) == hash)
     }
 
     fn free_slot(&self, bucket: usize) -> Option<Slot> {
@@ -226,12 +225,13 @@ impl Table {
             .count()
     }
 
+    #[inline]
     fn slots_of(&self, bucket: usize) -> impl Iterator<Item = Slot> + use<> {
         let (start, slot) = (self.start_of(bucket), self.slot);
-        let slots = self.bucket.checked_div(slot).unwrap_or_default();
-        (0..slots).map(move |at| Slot(start.saturating_add(at.saturating_mul(slot))))
+        (0..self.slots).map(move |at| Slot(start.saturating_add(at.saturating_mul(slot))))
     }
 
+    #[inline]
     fn start_of(&self, bucket: usize) -> usize {
         self.skipped
             .saturating_add(bucket.saturating_mul(self.bucket))
@@ -245,6 +245,7 @@ impl Table {
             .unwrap_or_default()
     }
 
+    #[inline]
     fn hash_at(&self, slot: Slot) -> u64 {
         self.words.get(slot.0).copied().unwrap_or_default()
     }

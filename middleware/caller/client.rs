@@ -148,7 +148,9 @@ impl TrustedProxies {
         told.unwrap_or(peer)
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether this address is that of a trusted proxy. Give it the address at the other end of the connection, as
+    /// [`PeerAddr`](crate::context::PeerAddr) has it, never one that a header tells.
+    pub fn trusts(&self, address: IpAddr) -> bool {
         self.networks
             .iter()
             .any(|network| network.contains(address))
@@ -286,7 +288,8 @@ impl Ipv6Prefix {
     }
 
     /// The address with the bits behind the prefix cleared. IPv4, also within IPv6, stays whole.
-    pub(super) fn of(self, address: IpAddr) -> IpAddr {
+    #[inline]
+    pub(crate) fn of(self, address: IpAddr) -> IpAddr {
         match address.to_canonical() {
             v4 @ IpAddr::V4(_) => v4,
             v6 @ IpAddr::V6(_) => first_bits(v6, self.0),

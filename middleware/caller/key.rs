@@ -13,7 +13,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
 use super::client::{Ipv6Prefix, TrustedProxies};
 use crate::context::{PeerAddr, Route};
 
-/// What a rate limit may look at: a request without its body.
+/// What tells a caller: a request without its body.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Call<'a> {
@@ -28,7 +28,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn of<B>(request: &'a Request<B>) -> Self {
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),
@@ -42,7 +42,7 @@ impl<'a> Call<'a> {
 ///
 /// ```
 /// # use http::HeaderName;
-/// # use plimsoll::server::rate_limit::Key;
+/// # use plimsoll::caller::Key;
 /// let api_key = HeaderName::from_static("x-api-key");
 /// // The API key, else the address; and for each route apart.
 /// let key = Key::header(api_key).or(Key::peer()).and(Key::route());
@@ -153,65 +153,60 @@ impl Key {
         Self(Kind::Own(Arc::new(Own { name, write })))
     }
 
-    /// Who calls, as this digest tells it.
+    /// The hash of who calls. `None` if there is no key.
     #[inline]
-    pub(super) fn identify<D: Digest>(
-        &self,
-        call: &Call<'_>,
-        digest: &D,
-    ) -> Option<Identity<D::Hash>> {
+    pub(crate) fn identify<D: Digest>(&self, call: &Call<'_>, digest: &D) -> Option<D::Hash> {
         match &self.0 {
-            Kind::Everyone => Some(plain(digest, |hasher| hasher.write_u8(0))),
             Kind::Peer(prefix) => {
                 let peer = PeerAddr::of(call.extensions)?;
                 Some(address(digest, prefix.of(peer.0.ip())))
             }
+            Kind::Everyone => Some(digest.digest(|hasher| hasher.write_u8(0))),
+            _ => self.identify_further(call, digest),
+        }
+    }
+
+    fn identify_further<D: Digest>(&self, call: &Call<'_>, digest: &D) -> Option<D::Hash> {
+        match &self.0 {
+            Kind::Everyone | Kind::Peer(_) => self.identify(call, digest),
             Kind::Client(proxies, prefix) => {
-                let peer = PeerAddr::of(call.extensions)?;
-                let client = proxies.client(peer.0.ip(), call.headers);
+                let client = client(call, proxies)?;
                 Some(address(digest, prefix.of(client)))
             }
             Kind::Header(name) => {
                 let value = call.headers.get(name)?;
-                Some(plain(digest, |hasher| {
+                Some(digest.digest(|hasher| {
                     hasher.write_u8(2);
                     hasher.write(value.as_bytes());
                 }))
             }
             Kind::Route => {
-                let matched = Route::of(call.extensions);
-                let route = match &matched {
-                    Some(route) => route.as_str(),
+                let route = match Route::pattern(call.extensions) {
+                    Some(route) => route,
                     None if is_grpc(call) => call.uri.path(),
                     None => return None,
                 };
-                Some(plain(digest, |hasher| {
+                Some(digest.digest(|hasher| {
                     hasher.write_u8(3);
                     hasher.write(route.as_bytes());
                 }))
             }
             Kind::Own(own) => {
                 let mut found = false;
-                let identity = plain(digest, |hasher| {
+                let hash = digest.digest(|hasher| {
                     hasher.write_u8(4);
                     found = (own.write)(call, hasher);
                 });
-                found.then_some(identity)
+                found.then_some(hash)
             }
             Kind::Both(parts) => {
-                let (left, right) = (
-                    parts.0.identify(call, digest)?,
-                    parts.1.identify(call, digest)?,
-                );
-                let both = digest.digest(|mut hasher| {
+                let left = parts.0.identify(call, digest)?;
+                let right = parts.1.identify(call, digest)?;
+                Some(digest.digest(|mut hasher| {
                     hasher.write_u8(5);
-                    left.hash.hash(&mut hasher);
-                    right.hash.hash(&mut hasher);
-                });
-                Some(Identity {
-                    hash: both,
-                    address: left.address.or(right.address),
-                })
+                    left.hash(&mut hasher);
+                    right.hash(&mut hasher);
+                }))
             }
             Kind::Either(parts) => parts
                 .0
@@ -219,6 +214,27 @@ impl Key {
                 .or_else(|| parts.1.identify(call, digest)),
         }
     }
+
+    /// The address in the key of who calls, which may be shown; of IPv6 the network.
+    pub(crate) fn address(&self, call: &Call<'_>) -> Option<IpAddr> {
+        match &self.0 {
+            Kind::Peer(prefix) => Some(prefix.of(PeerAddr::of(call.extensions)?.0.ip())),
+            Kind::Client(proxies, prefix) => Some(prefix.of(client(call, proxies)?)),
+            Kind::Both(parts) => parts.0.address(call).or_else(|| parts.1.address(call)),
+            Kind::Either(parts) if parts.0.is_there(call) => parts.0.address(call),
+            Kind::Either(parts) => parts.1.address(call),
+            Kind::Everyone | Kind::Header(_) | Kind::Route | Kind::Own(_) => None,
+        }
+    }
+
+    fn is_there(&self, call: &Call<'_>) -> bool {
+        self.identify(call, &NoDigest).is_some()
+    }
+}
+
+fn client(call: &Call<'_>, proxies: &TrustedProxies) -> Option<IpAddr> {
+    let peer = PeerAddr::of(call.extensions)?;
+    Some(proxies.client(peer.0.ip(), call.headers))
 }
 
 impl fmt::Debug for Key {
@@ -236,18 +252,17 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A caller: the hash of its key, and its address if the key has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity<H> {
-    pub(super) hash: H,
-    pub(super) address: Option<IpAddr>,
-}
-
 /// How keys are hashed. Nobody without its secret can make two that collide.
-pub(super) trait Digest {
+pub(crate) trait Digest {
     type Hash: Copy + Hash;
 
     fn digest(&self, write: impl FnOnce(&mut dyn Hasher)) -> Self::Hash;
+
+    /// The digest of one word.
+    #[inline]
+    fn digest_word(&self, word: u64) -> Self::Hash {
+        self.digest(|hasher| hasher.write_u64(word))
+    }
 }
 
 /// SipHash under a key that is drawn when the process starts: what the standard library keeps its own maps safe by.
@@ -260,29 +275,44 @@ impl Digest for RandomState {
         write(&mut hasher);
         hasher.finish()
     }
+
+    #[inline]
+    fn digest_word(&self, word: u64) -> u64 {
+        self.hash_one(word)
+    }
 }
 
-#[inline]
-fn plain<D: Digest>(digest: &D, write: impl FnOnce(&mut dyn Hasher)) -> Identity<D::Hash> {
-    Identity {
-        hash: digest.digest(write),
-        address: None,
+/// For whoever only asks whether there is a key.
+struct NoDigest;
+
+impl Digest for NoDigest {
+    type Hash = ();
+
+    fn digest(&self, write: impl FnOnce(&mut dyn Hasher)) {
+        write(&mut NoHasher);
+    }
+}
+
+struct NoHasher;
+
+impl Hasher for NoHasher {
+    fn write(&mut self, _: &[u8]) {}
+
+    fn finish(&self) -> u64 {
+        0
     }
 }
 
 /// Each kind of part begins with a byte of its own, so that no header can be made to look like an address.
 #[inline]
-fn address<D: Digest>(digest: &D, address: IpAddr) -> Identity<D::Hash> {
-    let hash = digest.digest(|hasher| {
-        hasher.write_u8(1);
-        match address {
-            IpAddr::V4(v4) => hasher.write(&v4.octets()),
-            IpAddr::V6(v6) => hasher.write(&v6.octets()),
-        }
-    });
-    Identity {
-        hash,
-        address: Some(address),
+fn address<D: Digest>(digest: &D, address: IpAddr) -> D::Hash {
+    match address {
+        // One word, the least that can be hashed: most calls come from such addresses.
+        IpAddr::V4(v4) => digest.digest_word(u64::from(v4.to_bits()) << 8 | 1),
+        IpAddr::V6(v6) => digest.digest(|hasher| {
+            hasher.write_u8(1);
+            hasher.write(&v6.octets());
+        }),
     }
 }
 
@@ -335,9 +365,7 @@ mod tests {
     #[test]
     fn tells_apart_by_its_parts_and_by_nothing_else() {
         let seed = RandomState::new();
-        let hash = |key: &Key, request: &Request<()>| {
-            key.identify(&Call::of(request), &seed).map(|who| who.hash)
-        };
+        let hash = |key: &Key, request: &Request<()>| key.identify(&Call::of(request), &seed);
         let a = request(Some("192.0.2.1"), Some("k1"), Some(1));
         let b = request(Some("::ffff:192.0.2.1"), Some("k2"), Some(1));
         let c = request(Some("192.0.2.2"), None, None);
@@ -381,8 +409,10 @@ mod tests {
         let sent = request(None, Some("ABCD"), None);
         let key = api_key().or(Key::peer());
         let of = |request| key.identify(&Call::of(request), &seed).expect("a key");
-        assert_ne!(of(&peer).hash, of(&sent).hash);
-        assert_eq!(of(&sent).address, None, "a header is never shown");
+        assert_ne!(of(&peer), of(&sent));
+        let shown = |request| key.address(&Call::of(request));
+        assert_eq!(shown(&peer), "65.66.67.68".parse().ok());
+        assert_eq!(shown(&sent), None, "a header is never shown");
     }
 
     #[test]
@@ -398,6 +428,8 @@ mod tests {
             key.identify(&Call::of(&request), &seed)
         };
         assert_eq!(of("2001:db8:1:2::3"), of("2001:db8:1:4::5"));
+        let shown = key.address(&Call::of(&request(Some("2001:db8:1:2::3"), None, None)));
+        assert_eq!(shown, "2001:db8:1::".parse().ok());
         assert_ne!(of("2001:db8:1:2::3"), of("2001:db8:2:2::3"));
     }
 }

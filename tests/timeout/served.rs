@@ -1,0 +1,241 @@
+//! On real servers: axum's over HTTP/1.1 and h2c, and tonic's own.
+
+use std::{convert::Infallible, net::SocketAddr, num::NonZeroU32, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    routing::{get, post},
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::channel::Channel;
+use hyper::body::Incoming;
+use plimsoll::server::{
+    access_log::AccessLogLayer, body_limit::BodyLimitLayer, catch_panic::CatchPanicLayer,
+    request_id::RequestIdLayer, timeout::TimeoutLayer,
+};
+use tokio_stream::StreamExt as _;
+use tower::ServiceBuilder;
+
+use crate::common::{
+    Lines,
+    body::{Got, read},
+    grpc,
+    wire::{ask, http1, http2, serve},
+};
+
+/// A bound on what never takes long.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let bounded = tokio::time::timeout(Duration::from_secs(60), what);
+    bounded.await.expect("it ends within a minute")
+}
+
+async fn whole(answer: Response<Incoming>) -> (http::response::Parts, Got) {
+    let (head, body) = answer.into_parts();
+    (head, read(body).await)
+}
+
+fn app(timeout: TimeoutLayer, cap: BodyLimitLayer) -> Router {
+    let endless = async || {
+        let first = tokio_stream::once(Ok::<_, Infallible>(Bytes::from_static(b"first ")));
+        Body::from_stream(first.chain(tokio_stream::pending()))
+    };
+    Router::new()
+        .route("/never", get(std::future::pending::<()>))
+        .route("/endless", get(endless))
+        .route("/echo", post(async |body: Bytes| body))
+        .layer(
+            ServiceBuilder::new()
+                .layer(RequestIdLayer::new())
+                .layer(AccessLogLayer::new())
+                .layer(timeout)
+                .layer(cap)
+                .layer(CatchPanicLayer::new()),
+        )
+}
+
+fn path(path: &str) -> Request<Body> {
+    crate::common::get(path)
+}
+
+#[tokio::test]
+async fn axum_serves_it_over_both_versions_of_http() {
+    let lines = Lines::listen();
+    let timeout = TimeoutLayer::new().total(Duration::from_millis(50));
+    let address = serve(app(timeout, BodyLimitLayer::new(100))).await;
+    for client in [http1(), http2()] {
+        let (head, got) =
+            soon(async { whole(ask(&client, address, path("/never")).await).await }).await;
+        assert_eq!(head.status, 504);
+        assert!(
+            got.text().contains(r#""reason":"timeout""#),
+            "{}",
+            got.text()
+        );
+        let (head, got) =
+            soon(async { whole(ask(&client, address, path("/endless")).await).await }).await;
+        assert_eq!((head.status.as_u16(), got.text()), (200, "first "));
+        assert!(got.error.is_some(), "cut, not ended");
+        let lines = soon(lines.access(2)).await;
+        for line in lines {
+            assert_eq!(
+                (&line["outcome"][..], &line["which"][..]),
+                ("timeout", "total")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn axum_counts_bodies_over_both_versions_of_http() {
+    let lines = Lines::listen();
+    let address = serve(app(TimeoutLayer::new(), BodyLimitLayer::new(100))).await;
+    for client in [http1(), http2()] {
+        for (bytes, is_sized, status) in [
+            (100, true, 200),
+            (101, true, 413),
+            (100, false, 200),
+            (101, false, 413),
+        ] {
+            let body = Bytes::from(vec![b'x'; bytes]);
+            let body = match is_sized {
+                true => Body::from(body),
+                false => Body::from_stream(tokio_stream::once(Ok::<_, Infallible>(body))),
+            };
+            let request = Request::post("/echo").body(body).expect("a request");
+            let (head, _) = soon(async { whole(ask(&client, address, request).await).await }).await;
+            assert_eq!(head.status, status, "{bytes} {is_sized}");
+        }
+        let outcomes: Vec<_> = soon(lines.access(4))
+            .await
+            .iter()
+            .map(|line| line["outcome"].clone())
+            .collect();
+        assert_eq!(outcomes, ["ok", "too_large", "ok", "too_large"]);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_answered_over_both_versions_of_http() {
+    let rate = NonZeroU32::new(1_000_000).expect("above 0");
+    let timeout = TimeoutLayer::new().min_rate(rate, Duration::from_millis(30));
+    let address = serve(app(timeout, BodyLimitLayer::default())).await;
+    for client in [http1(), http2()] {
+        let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+        let request = Request::post("/echo")
+            .body(Body::new(body))
+            .expect("a request");
+        sender
+            .send_data(Bytes::from_static(b"slow"))
+            .await
+            .expect("room");
+        let (head, _) = soon(async { whole(ask(&client, address, request).await).await }).await;
+        assert_eq!(head.status, 408);
+        assert_eq!(head.headers["plimsoll-reason"], "timeout");
+        drop(sender);
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).expect("short"));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+fn rpc(method: &str, message: &[u8], timeout: Option<&str>) -> Request<Body> {
+    let mut request = Request::post(format!("/test.Calls/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    if let Some(timeout) = timeout {
+        request = request.header("grpc-timeout", timeout);
+    }
+    request
+        .body(Body::from(framed(message)))
+        .expect("a request")
+}
+
+async fn tonic_server(timeout: TimeoutLayer, cap: BodyLimitLayer) -> SocketAddr {
+    let (address, incoming) = grpc::listen().await;
+    let server = tonic::transport::Server::builder()
+        .layer(RequestIdLayer::new())
+        .layer(AccessLogLayer::new())
+        .layer(timeout)
+        .layer(cap)
+        .layer(CatchPanicLayer::new())
+        .add_service(grpc::Calls);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    address
+}
+
+/// tonic's own timer would answer 1, CANCELLED. Many at once, so that some share its tick.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tonic_answers_deadline_exceeded_and_never_cancelled() {
+    let layer = TimeoutLayer::new();
+    let address = tonic_server(layer.clone(), BodyLimitLayer::default()).await;
+    let client = http2();
+    let mut calls = tokio::task::JoinSet::new();
+    for timeout in ["200m", "225m", "250m", "275m", "300m"] {
+        for _ in 0..100 {
+            let client = client.clone();
+            calls.spawn(async move {
+                let answer = ask(&client, address, rpc("One", b"hang", Some(timeout))).await;
+                let (head, got) = whole(answer).await;
+                let code = head
+                    .headers
+                    .get("grpc-status")
+                    .map(|code| code.to_str().expect("digits").to_owned());
+                (
+                    timeout,
+                    code.or_else(|| got.trailer("grpc-status").map(str::to_owned)),
+                )
+            });
+        }
+    }
+    for (timeout, code) in soon(calls.join_all()).await {
+        assert_eq!(code.as_deref(), Some("4"), "{timeout}");
+    }
+    assert_eq!(layer.counts().deadline, 500);
+}
+
+#[tokio::test]
+async fn tonic_serves_all_of_it() {
+    let lines = Lines::listen();
+    let address = tonic_server(TimeoutLayer::new(), BodyLimitLayer::new(100)).await;
+    let client = http2();
+    for (request, code, outcome, data) in [
+        (rpc("One", b"hi", Some("9S")), "0", "ok", 7),
+        (rpc("Many", b"hang", Some("50m")), "4", "deadline", 9),
+        (rpc("One", b"hi", Some("1Q")), "3", "malformed", 0),
+        (rpc("One", b"hi", Some("0S")), "4", "deadline", 0),
+        (rpc("One", &[b'x'; 95], None), "0", "ok", 100),
+        (rpc("One", &[b'x'; 96], None), "8", "too_large", 0),
+    ] {
+        let (head, got) = soon(async { whole(ask(&client, address, request).await).await }).await;
+        assert_eq!(head.status, 200);
+        let trailers_only = head
+            .headers
+            .get("grpc-status")
+            .map(|code| code.to_str().expect("digits"));
+        assert_eq!(
+            trailers_only.or(got.trailer("grpc-status")),
+            Some(code),
+            "{outcome}"
+        );
+        assert_eq!(got.data.len(), data, "{outcome}");
+        assert_eq!(soon(lines.access(1)).await[0]["outcome"], outcome);
+    }
+    // What does not tell its length.
+    let stream = tokio_stream::iter((0..20).map(|_| Ok::<_, Infallible>(framed(&[b'x'; 10]))));
+    let mut request = rpc("One", b"", None);
+    *request.body_mut() = Body::from_stream(stream);
+    let (head, got) = soon(async { whole(ask(&client, address, request).await).await }).await;
+    let code = head
+        .headers
+        .get("grpc-status")
+        .map(|code| code.to_str().expect("digits"));
+    assert_eq!(code.or(got.trailer("grpc-status")), Some("8"));
+}
