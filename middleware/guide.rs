@@ -4,12 +4,16 @@
 struct Readme;
 #[doc = include_str!("../docs/access-log.md")]
 struct AccessLog;
+#[doc = include_str!("../docs/back-pressure.md")]
+struct BackPressure;
 #[doc = include_str!("../docs/body-limit.md")]
 struct BodyLimit;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
 #[doc = include_str!("../docs/health.md")]
 struct Health;
+#[doc = include_str!("../docs/load-shed.md")]
+struct LoadShed;
 #[doc = include_str!("../docs/log.md")]
 struct Log;
 #[doc = include_str!("../docs/metrics.md")]

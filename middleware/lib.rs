@@ -32,6 +32,8 @@ pub mod context;
 pub mod gauge;
 #[cfg(all(doctest, feature = "full"))]
 mod guide;
+#[cfg(any(feature = "load-shed", feature = "back-pressure"))]
+pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;
 pub mod observe;

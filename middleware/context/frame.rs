@@ -1,10 +1,15 @@
-use std::{cell::RefCell, fmt, mem, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    fmt, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, Request, Uri, header::CONTENT_TYPE};
 use tracing::{Span, span};
 
 use super::{
-    Cause, Deadline, FieldValue, Journal, RequestId, Secrets, TRACEPARENT, TraceContext,
+    Cause, Deadline, FieldValue, Journal, Priority, RequestId, Secrets, TRACEPARENT, TraceContext,
     kept::{self, Free},
 };
 use crate::{clock, observe::Intake, protocol::Protocol};
@@ -36,6 +41,10 @@ pub(crate) struct Frame {
     deadline_capped: bool,
     /// Which of several limits ended the call after its head.
     which: Option<&'static str>,
+    /// How much the call matters, once a layer found out.
+    priority: Option<Priority>,
+    /// The limit that the call waited for last, and for how long.
+    queued: Option<(&'static str, Duration)>,
     /// Whether a layer writes the line of the call.
     has_line: bool,
     /// Whether this is the frame of a task that may outlive the call: nobody reads what is noted there.
@@ -95,6 +104,8 @@ impl Frame {
             deadline,
             deadline_capped,
             which,
+            priority,
+            queued,
             has_line,
             of_task,
             journal,
@@ -109,6 +120,8 @@ impl Frame {
         *deadline = None;
         *deadline_capped = false;
         *which = None;
+        *priority = None;
+        *queued = None;
         *has_line = false;
         *of_task = false;
         *journal = None;
@@ -209,6 +222,25 @@ impl Frame {
         self.which.get_or_insert(which);
     }
 
+    pub(crate) fn priority(&self) -> Option<Priority> {
+        self.priority
+    }
+
+    /// The layer that is asked last knows best.
+    pub(crate) fn set_priority(&mut self, priority: Priority) {
+        self.priority = Some(priority);
+    }
+
+    pub(crate) fn queued(&self) -> Option<(&'static str, Duration)> {
+        self.queued
+    }
+
+    /// The call waited for this limit. If it waited before, that is added.
+    pub(crate) fn set_queued(&mut self, limit: &'static str, waited: Duration) {
+        let before = self.queued.map_or(Duration::ZERO, |(_, before)| before);
+        self.queued = Some((limit, before.saturating_add(waited)));
+    }
+
     pub(crate) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -235,6 +267,7 @@ impl Frame {
             id_replaced: self.id_replaced,
             trace: self.trace.clone(),
             secrets: self.secrets.clone(),
+            priority: self.priority,
             of_task: true,
             ..Self::default()
         })

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 
@@ -43,15 +43,6 @@ impl Listener for TcpListener {
             tracing::debug!(target: "plimsoll::serve", %error, "a connection stays with Nagle's algorithm");
         }
         Ok((stream, Some(peer)))
-    }
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-
-    async fn accept(&mut self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
-        let (stream, _) = UnixListener::accept(&*self).await?;
-        Ok((stream, None))
     }
 }
 

@@ -174,13 +174,18 @@ impl Counts {
     }
 }
 
-/// Tells how many connections are open and why others were closed. Clones ask the same server.
-#[derive(Clone)]
+/// Tells how many connections are open and why others were closed. Clones tell the same.
+#[derive(Clone, Default)]
 pub struct Connections {
     pub(super) counts: Arc<Counts>,
 }
 
 impl Connections {
+    /// Of no server yet: [`Server::count_in`](super::Server::count_in).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Connections that are open.
     pub fn open(&self) -> usize {
         self.counts.open()

@@ -36,6 +36,12 @@ mod heads;
 mod io;
 mod limits;
 mod shared;
+#[cfg(not(unix))]
+#[path = "not_unix.rs"]
+mod signals;
+#[cfg(unix)]
+#[path = "unix.rs"]
+mod signals;
 #[cfg(feature = "serve-tls")]
 mod tls;
 
@@ -45,11 +51,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tower_service::Service;
 
 pub use self::{
@@ -64,6 +66,7 @@ use self::{
     drain::{LAST_WORDS, Phase},
     limits::Limits,
     shared::Shared,
+    signals::Signals,
 };
 use crate::{clock, observe::BoxError, task::spawn};
 
@@ -150,6 +153,24 @@ where
     #[must_use]
     pub fn listen<L: Listener>(mut self, listener: L) -> Self {
         self.listeners.push(Box::new(|service, shared| {
+            let run = run_with(service, &shared);
+            Box::pin(accept(listener, Plain, shared, run, Phase::Draining))
+        }));
+        self
+    }
+
+    /// Listens here too, for another service, within the same limits: gRPC on a port of its own, as an example.
+    #[must_use]
+    pub fn listen_with<L, A, C>(mut self, listener: L, service: A) -> Self
+    where
+        L: Listener,
+        A: Service<Request<Incoming>, Response = Response<C>> + Clone + Send + Sync + 'static,
+        A::Future: Send + 'static,
+        A::Error: Into<BoxError>,
+        C: Body<Data = Bytes> + Send + 'static,
+        C::Error: Into<BoxError>,
+    {
+        self.listeners.push(Box::new(|_, shared| {
             let run = run_with(service, &shared);
             Box::pin(accept(listener, Plain, shared, run, Phase::Draining))
         }));
@@ -255,7 +276,14 @@ where
         self.control.clone()
     }
 
-    /// Its connections, for metrics.
+    /// Counts its connections here: for layers of its service that are to tell of them, as `MetricsLayer::watch` does.
+    #[must_use]
+    pub fn count_in(mut self, connections: &Connections) -> Self {
+        self.counts = Arc::clone(&connections.counts);
+        self
+    }
+
+    /// Its connections.
     pub fn connections(&self) -> Connections {
         Connections {
             counts: Arc::clone(&self.counts),
@@ -268,22 +296,18 @@ where
     ///
     /// The system refuses to hand over signals.
     pub async fn run_until_signalled(self) -> std::io::Result<Report> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::new()?;
         let control = self.control();
-        let signals = async move {
+        let obey = async move {
             for ask in [Ask::Drain, Ask::Cut] {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
+                signals.next().await;
                 control.ask_for(ask);
             }
-            std::future::pending::<()>().await;
+            std::future::pending::<Report>().await
         };
         tokio::select! {
             report = self.run() => Ok(report),
-            () = signals => unreachable!("it waits for ever"),
+            report = obey => Ok(report),
         }
     }
 

@@ -2,10 +2,14 @@
 
 #[cfg(feature = "access-log")]
 pub mod access_log;
+#[cfg(feature = "back-pressure")]
+pub mod back_pressure;
 #[cfg(feature = "body-limit")]
 pub mod body_limit;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
+#[cfg(feature = "load-shed")]
+pub mod load_shed;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(feature = "rate-limit")]

@@ -256,6 +256,12 @@ impl Traffic {
         self
     }
 
+    /// The answer is 503.
+    pub(crate) fn shed(mut self) -> Self {
+        self.expected = StatusCode::SERVICE_UNAVAILABLE;
+        self
+    }
+
     /// Each call must write exactly one log line.
     pub(crate) fn logged(mut self) -> Self {
         self.lines = 1;

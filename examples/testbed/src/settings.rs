@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,17 +10,11 @@ use std::time::Duration;
 use axum::http::Uri;
 use plimsoll::caller::TrustedProxies;
 
+use crate::admission::Admission;
 use crate::limited::{self, Limits};
 
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
-    "TB_MAX_INFLIGHT",
-    "TB_QUEUE",
-    "TB_QUEUE_MS",
-    "TB_ADAPTIVE",
-    "TB_HEADER_MS",
-    "TB_WRITE_MS",
-    "TB_MAX_CONNS",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -55,8 +49,16 @@ pub(crate) struct Settings {
     pub(crate) body_max: u64,
     /// `TB_TRUSTED`: proxies, as in `10.0.0.0/8, ::1`: what they say of callers and deadlines holds. Default none.
     pub(crate) trusted: TrustedProxies,
+    /// `TB_HEADER_MS`: how long a head may take. Default that of the server.
+    pub(crate) head_timeout: Option<Duration>,
+    /// `TB_WRITE_MS`: how long a peer may take nothing. Default that of the server.
+    pub(crate) write_stall: Option<Duration>,
+    /// `TB_MAX_CONNS`: the most connections at once. Default that of the server.
+    pub(crate) max_connections: Option<NonZeroUsize>,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
+    /// How many calls are let in at once.
+    pub(crate) admission: Admission,
     /// What holds for `/limited` and `/limited-redis`.
     pub(crate) limits: Limits,
 }
@@ -97,7 +99,11 @@ impl Default for Settings {
             body_min_bps: None,
             body_max: 16 * 1024 * 1024,
             trusted: TrustedProxies::default(),
+            head_timeout: None,
+            write_stall: None,
+            max_connections: None,
             drain: Duration::from_secs(5),
+            admission: Admission::default(),
             limits: Limits::default(),
         }
     }
@@ -145,8 +151,31 @@ impl Settings {
             }
             "TB_BODY_MAX" => self.body_max = parse(name, value, "a number of bytes")?,
             "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
+            "TB_HEADER_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.head_timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_WRITE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.write_stall = Some(Duration::from_millis(millis));
+            }
+            "TB_MAX_CONNS" => {
+                self.max_connections = Some(parse(name, value, "a number above 0")?);
+            }
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            "TB_MAX_INFLIGHT" => {
+                self.admission.max_in_flight = Some(parse(name, value, "a number above 0")?);
+            }
+            "TB_ADAPTIVE" => {
+                let flag: u8 = parse(name, value, "0 or 1")?;
+                self.admission.adaptive = flag != 0;
+            }
+            "TB_QUEUE" => self.admission.queue = Some(parse(name, value, "a number of calls")?),
+            "TB_QUEUE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.admission.queue_time = Some(Duration::from_millis(millis));
             }
             "TB_RATE" => self.limits.rate = parse(name, value, "calls a second")?,
             "TB_BURST" => self.limits.burst = Some(parse(name, value, "a number of calls")?),
@@ -239,6 +268,10 @@ mod tests {
             ("TB_BODY_MAX", "4096"),
             ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
+            ("TB_MAX_INFLIGHT", "4"),
+            ("TB_QUEUE", "8"),
+            ("TB_QUEUE_MS", "500"),
+            ("TB_ADAPTIVE", "1"),
         ])
         .expect("all of these are supported");
         assert!(!settings.any_port());
@@ -248,6 +281,10 @@ mod tests {
         assert_eq!(settings.body_max, 4_096);
         assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
+        let admission = settings.admission;
+        assert_eq!(admission.limit().handle().limit(), 4);
+        assert_eq!(admission.queue, Some(8));
+        assert_eq!(admission.queue_time, Some(Duration::from_millis(500)));
     }
 
     #[test]
@@ -278,7 +315,13 @@ mod tests {
     fn names_what_it_refuses() {
         for (name, value, says) in [
             ("TB_HTPP", "127.0.0.1:1", "TB_HTPP: unknown setting"),
-            ("TB_QUEUE", "5", "TB_QUEUE: not supported yet"),
+            ("TB_CHAOS", "5", "TB_CHAOS: not supported yet"),
+            (
+                "TB_MAX_INFLIGHT",
+                "0",
+                "TB_MAX_INFLIGHT=0: expected a number",
+            ),
+            ("TB_ADAPTIVE", "yes", "TB_ADAPTIVE=yes: expected 0 or 1"),
             ("TB_RATE", "-5", "TB_RATE=-5: expected calls a second"),
             ("TB_KEY_CAP", "0", "TB_KEY_CAP=0: expected a number"),
             (

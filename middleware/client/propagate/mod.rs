@@ -27,13 +27,14 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    context::{self, Deadline, REQUEST_DEADLINE, REQUEST_ID, TRACEPARENT, TRACESTATE},
+    context::{self, CRITICALITY, Deadline, REQUEST_DEADLINE, REQUEST_ID, TRACEPARENT, TRACESTATE},
     protocol::{GRPC_TIMEOUT, GrpcTimeout, Protocol},
 };
 
 /// Adds `x-request-id`, `traceparent` and `tracestate` of the call that the code runs in to each outbound request, and
 /// what is left of its [deadline](Deadline): `grpc-timeout` for gRPC, `x-request-deadline` for HTTP. That is a twentieth
-/// less than what is left, from 1 to 100 ms, so that there is time to hear the answer.
+/// less than what is left, from 1 to 100 ms, so that there is time to hear the answer. Where `load_shed` or `back_pressure` found
+/// the call's priority, that goes along too (`x-criticality`).
 /// Clones share nothing; there is no state.
 ///
 /// A header that the request bears already is kept, so each is there once, however many of these layers, retries or
@@ -98,6 +99,10 @@ where
         context::current(|frame| {
             if let Some(id) = frame.request_id() {
                 add(headers, REQUEST_ID, id.header());
+            }
+            if let Some(priority) = frame.priority() {
+                let label = HeaderValue::from_static(priority.label());
+                add(headers, CRITICALITY, &label);
             }
             if let Some(trace) = frame.trace()
                 && !headers.contains_key(TRACEPARENT)

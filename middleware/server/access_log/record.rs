@@ -8,7 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::LocalKey,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{
@@ -177,12 +177,11 @@ impl Observer for Record {
 
 impl Call {
     fn write(&self, level: Level, verdict: &Verdict, ended: Instant) {
-        let millis = |from: Instant, to: Instant| {
+        let in_millis = |time: Duration| {
             // Whole microseconds, so that the text is short: 12.345.
-            let micros =
-                u32::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u32::MAX);
-            f64::from(micros) / 1_000.0
+            f64::from(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)) / 1_000.0
         };
+        let millis = |from: Instant, to: Instant| in_millis(to.saturating_duration_since(from));
         let (head, judged) = (self.head.as_ref(), self.witness.head());
         let ids = context::current(|frame| {
             (
@@ -194,6 +193,7 @@ impl Call {
             )
         });
         let (id, replaced, trace, which, capped) = ids.unwrap_or_default();
+        let queued = context::current(|frame| frame.queued()).flatten();
         let id = id.or_else(|| head.and_then(|head| head.id.clone()));
         let path = self.path.as_ref().map(redacted_path);
         let rejection = judged.and_then(|head| head.rejection.as_ref());
@@ -227,6 +227,7 @@ impl Call {
                     also = also.as_deref(),
                     bytes_in = self.witness.bytes_in(),
                     bytes_out = self.bytes_out,
+                    queue_ms = queued.map(|(_, waited)| in_millis(waited)),
                     ttfb_ms = head.map(|head| millis(self.started, head.at)),
                     duration_ms = millis(self.started, ended),
                     client = self.client.map(tracing::field::display),

@@ -215,6 +215,12 @@ impl Ledger {
         }
     }
 
+    /// Enters how long a call waited to be let in.
+    #[cold]
+    pub(super) fn waited(&self, limit: &'static str, waited: Duration) {
+        self.core.instruments.waited(limit, waited.as_secs_f64());
+    }
+
     fn slots(&self) -> usize {
         lock(&self.page).started.len()
     }

@@ -9,7 +9,7 @@ use super::{
     series::Sample,
 };
 use crate::{
-    clock,
+    clock, context,
     observe::{End, Observer, Witness},
     outcome::Outcome,
 };
@@ -35,6 +35,10 @@ impl Observer for Counted {
     #[inline]
     fn on_end(mut self, end: End<'_>) {
         self.outcome = self.witness.judge(&end);
+        let queued = context::current(|frame| frame.queued()).flatten();
+        if let Some((limit, waited)) = queued {
+            self.ledger.waited(limit, waited);
+        }
     }
 }
 

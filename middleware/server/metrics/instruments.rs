@@ -25,6 +25,7 @@ pub(super) struct Instruments {
     pub(super) http_duration: Histogram<f64>,
     pub(super) rpc_duration: Histogram<f64>,
     pub(super) time_to_head: Histogram<f64>,
+    pub(super) queue_wait: Histogram<f64>,
     pub(super) active: UpDownCounter<i64>,
     pub(super) started: Counter<u64>,
     pub(super) ended: Counter<u64>,
@@ -65,6 +66,10 @@ impl Instruments {
                 "plimsoll.time_to_head",
                 "Time until the head of the response.",
             ),
+            queue_wait: seconds(
+                "plimsoll.queue.wait",
+                "Time that calls waited to be let in, of those that had to.",
+            ),
             active: level(
                 "http.server.active_requests",
                 "HTTP requests whose response has not ended.",
@@ -96,6 +101,12 @@ impl Instruments {
                 "Calls that met their objective.",
             ),
         }
+    }
+
+    /// A call waited for this limit.
+    pub(super) fn waited(&self, limit: &'static str, seconds: f64) {
+        self.queue_wait
+            .record(seconds, &[KeyValue::new("limit", limit)]);
     }
 
     pub(super) fn duration(&self, wire: Wire) -> &Histogram<f64> {

@@ -1,0 +1,209 @@
+//! What both layers do with a call before it is let in.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use http::Request;
+use pin_project_lite::pin_project;
+
+use super::{
+    Limit, Shared, Vacancy,
+    permit::{Admission, Permit},
+    rules::Rules,
+    shared::Admitted,
+    state::Ask,
+    wait::Wait,
+};
+use crate::{
+    clock,
+    context::{Frame, Scope},
+    protocol::Protocol,
+    rejection::{Reason, Rejection, RetryHint},
+};
+
+/// Lets calls in on behalf of one layer.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+    layer: &'static str,
+}
+
+/// What is known of a call that is about to be let in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit {
+    ask: Ask,
+    protocol: Protocol,
+    now: Instant,
+}
+
+/// What becomes of a call that may wait.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is on the stack for a moment, and what waits is boxed then"
+)]
+pub(crate) enum Entered {
+    Now(Admission),
+    Later(Waiting),
+}
+
+pin_project! {
+    /// A call that waits for its permit.
+    #[derive(Debug)]
+    pub(crate) struct Waiting {
+        #[pin]
+        wait: Wait,
+        visit: Visit,
+    }
+}
+
+impl Future for Waiting {
+    /// What was known of the call, when it came, and what becomes of it.
+    type Output = (Visit, Instant, Result<Option<usize>, Reason>);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let arrived = this.wait.arrived();
+        let verdict = ready!(this.wait.poll(context));
+        Poll::Ready((*this.visit, arrived, verdict))
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(limit: Limit, layer: &'static str) -> Self {
+        Self {
+            shared: limit.shared,
+            rules: Arc::default(),
+            layer,
+        }
+    }
+
+    /// The same with other rules.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(Arc::make_mut(&mut self.rules));
+        self
+    }
+
+    /// Waits for room to be made.
+    pub(crate) fn vacancy(&self) -> Vacancy {
+        Vacancy::of(&self.shared)
+    }
+
+    /// Looks at a call.
+    #[inline]
+    pub(crate) fn visit<B>(&self, request: &Request<B>, scope: &mut Scope) -> Visit {
+        let now = clock::now();
+        let ask = self.rules.ask(request, scope, &self.shared);
+        Visit {
+            ask,
+            protocol: scope.protocol(request),
+            now,
+        }
+    }
+
+    /// Lets a call in at once, or says what it is answered.
+    #[inline]
+    pub(crate) fn enter(&self, visit: &Visit) -> Result<Admission, Rejection> {
+        if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
+            return self.refuse(visit, Reason::Shed, Some(gate));
+        }
+        match self.shared.enter(visit.now, &visit.ask) {
+            Ok(caller) => Ok(self.admit(visit, caller, visit.now)),
+            Err(reason) => self.refuse(visit, reason, None),
+        }
+    }
+
+    /// Lets a call in at once, or has it wait, or says what it is answered.
+    #[inline]
+    pub(crate) fn enter_or_wait(&self, visit: Visit) -> Result<Entered, Rejection> {
+        if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
+            return self
+                .refuse(&visit, Reason::Shed, Some(gate))
+                .map(Entered::Now);
+        }
+        if self.shared.is_dry() {
+            return self.enter(&visit).map(Entered::Now);
+        }
+        match Shared::enter_or_wait(&self.shared, visit.now, &visit.ask) {
+            Ok(Admitted::Now(caller)) => Ok(Entered::Now(self.admit(&visit, caller, visit.now))),
+            Ok(Admitted::Later(wait)) => Ok(Entered::Later(Waiting { wait, visit })),
+            Err(reason) => self.refuse(&visit, reason, None).map(Entered::Now),
+        }
+    }
+
+    /// What becomes of a call whose waiting is over.
+    pub(crate) fn after(
+        &self,
+        visit: &Visit,
+        arrived: Instant,
+        verdict: Result<Option<usize>, Reason>,
+        scope: &mut Scope,
+    ) -> Result<Admission, Rejection> {
+        let now = clock::now();
+        let waited = now.saturating_duration_since(arrived);
+        scope.update(|frame: &mut Frame| frame.set_queued(self.shared.name, waited));
+        match verdict {
+            Ok(caller) => Ok(self.admit(visit, caller, now)),
+            Err(reason) => Err(self.reject(visit, reason, None, now)),
+        }
+    }
+
+    fn admit(&self, visit: &Visit, caller: Option<usize>, now: Instant) -> Admission {
+        self.shared.tally.admits();
+        self.shared.report(false, now);
+        let shared = Arc::clone(&self.shared);
+        let (protocol, streams) = (visit.protocol, visit.ask.streams);
+        Admission::of(Permit::new(shared, now, caller, protocol, streams))
+    }
+
+    /// Rejects, or lets in all the same if nothing is to be rejected.
+    fn refuse(
+        &self,
+        visit: &Visit,
+        reason: Reason,
+        which: Option<&'static str>,
+    ) -> Result<Admission, Rejection> {
+        if !self.shared.is_dry() {
+            return Err(self.reject(visit, reason, which, visit.now));
+        }
+        self.shared.tally.would_shed();
+        let caller = self.shared.force(visit.now, &visit.ask);
+        self.shared.report(true, visit.now);
+        Ok(self.admit(visit, caller, visit.now))
+    }
+
+    fn reject(
+        &self,
+        visit: &Visit,
+        reason: Reason,
+        which: Option<&'static str>,
+        now: Instant,
+    ) -> Rejection {
+        self.shared.tally.rejects(reason, visit.ask.priority);
+        self.shared.report(true, now);
+        let rejection = Rejection::new(reason, self.layer);
+        let rejection = match which {
+            Some(which) => rejection.with_which(which),
+            None => rejection,
+        };
+        match reason {
+            Reason::Deadline => rejection,
+            _ if self.rules.never => rejection.with_retry(RetryHint::Never),
+            _ => rejection.with_retry(RetryHint::After(self.shared.hint())),
+        }
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk")
+            .field("limit", &self.shared.name)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+use std::{fmt, mem, sync::Arc, time::Instant};
+
+use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::Body;
+
+use super::{controller::Sample, shared::Shared};
+use crate::{
+    clock,
+    observe::{End, Observer},
+    outcome::Outcome,
+    protocol::{GrpcCode, Protocol},
+    rejection::Rejection,
+};
+
+/// What a layer holds for a call: a permit from its admission to the last byte of the response, or nothing if it was
+/// rejected. However the call ends, also by a panic or a drop, the permit comes back.
+#[derive(Debug, Default)]
+pub struct Admission(Option<Permit>);
+
+impl Admission {
+    /// Of a call that was not let in.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn of(permit: Permit) -> Self {
+        Self(Some(permit))
+    }
+}
+
+impl Observer for Admission {
+    #[inline]
+    fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
+        if let Some(permit) = &mut self.0 {
+            permit.head(response);
+        }
+    }
+
+    #[inline]
+    fn on_end(self, end: End<'_>) {
+        if let Some(mut permit) = self.0 {
+            permit.how = permit.judge(&end);
+        }
+    }
+}
+
+/// One of so many.
+pub(super) struct Permit {
+    shared: Arc<Shared>,
+    since: Instant,
+    caller: Option<usize>,
+    protocol: Protocol,
+    /// Whether the call is known to be a stream before its head.
+    streams: bool,
+    place: Place,
+    head: Option<Outcome>,
+    how: How,
+}
+
+/// Where a permit is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the limit.
+    Limit,
+    /// In the limit, though it is a stream: there was no room for more of them.
+    Misplaced,
+    Streams,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Served,
+    Failed,
+    Cancelled,
+}
+
+impl Permit {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        since: Instant,
+        caller: Option<usize>,
+        protocol: Protocol,
+        streams: bool,
+    ) -> Self {
+        Self {
+            shared,
+            since,
+            caller,
+            protocol,
+            streams,
+            place: Place::Limit,
+            head: None,
+            how: How::Cancelled,
+        }
+    }
+
+    fn head<B>(&mut self, response: &Response<B>) {
+        let (status, headers) = (response.status(), response.headers());
+        let is_grpc = self.protocol.is_grpc();
+        let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
+        // The answer of a layer further in is none of the service.
+        let own = response.extensions().get::<Rejection>();
+        let outcome = own.map_or_else(
+            || Outcome::of_status(status, grpc),
+            |rejection| Outcome::Rejected(rejection.reason()),
+        );
+        self.head = Some(outcome);
+        if outcome == Outcome::Ok && (self.streams || is_stream(status, headers)) {
+            let now = clock::now();
+            let sample = self.sample(How::Served, now);
+            let moved = self.shared.become_stream(self.caller, sample, now);
+            self.place = if moved {
+                Place::Streams
+            } else {
+                Place::Misplaced
+            };
+        }
+    }
+
+    fn judge(&self, end: &End<'_>) -> How {
+        let outcome = match (end, self.head) {
+            (End::Complete { trailers }, Some(Outcome::Ok)) => match trailers {
+                Some(trailers) if self.protocol.is_grpc() => {
+                    Outcome::of_status(StatusCode::OK, GrpcCode::of(trailers))
+                }
+                _ => Outcome::Ok,
+            },
+            (End::Complete { .. }, Some(other)) => other,
+            (End::Dropped, _) => return How::Cancelled,
+            (End::Complete { .. }, None) | (End::Failed(_) | End::Panicked, _) => {
+                return How::Failed;
+            }
+        };
+        if outcome == Outcome::Ok {
+            How::Served
+        } else {
+            How::Failed
+        }
+    }
+
+    fn sample(&self, how: How, now: Instant) -> Sample {
+        let time = now.saturating_duration_since(self.since).as_secs_f64();
+        match how {
+            How::Served => Sample::Served(time),
+            How::Failed => Sample::Failed(time),
+            How::Cancelled => Sample::Cancelled,
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let now = clock::now();
+        match mem::replace(&mut self.place, Place::Limit) {
+            Place::Limit => {
+                let sample = self.sample(self.how, now);
+                self.shared.give_back(self.caller, sample, now);
+            }
+            Place::Misplaced => {
+                let time = now.saturating_duration_since(self.since).as_secs_f64();
+                self.shared
+                    .give_back(self.caller, Sample::Nothing(time), now);
+            }
+            Place::Streams => self.shared.end_stream(now),
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("limit", &self.shared.name)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether what follows lasts as long as somebody listens: server-sent events, or another protocol.
+fn is_stream(status: StatusCode, headers: &HeaderMap) -> bool {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return true;
+    }
+    let media_type = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let sse = b"text/event-stream";
+    media_type
+        .and_then(|media_type| media_type.get(..sse.len()))
+        .is_some_and(|start| start.eq_ignore_ascii_case(sse))
+}

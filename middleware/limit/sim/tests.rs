@@ -1,0 +1,146 @@
+//! The limit holds what it was designed for: bars below are the design's own simulation less 0.02.
+
+use super::{Fault, Outcome, Scenario, WORKLOADS, Workload, run};
+
+const SEEDS: [u64; 2] = [11, 12];
+
+fn steady(load: Workload, times: f64, seed: u64) -> Outcome {
+    run(&Scenario {
+        load,
+        times,
+        end: 60.0,
+        fault: None,
+        sheds: false,
+        seed,
+    })
+}
+
+/// Means over all workloads and seeds.
+fn mean_of(loads: &[Workload], seeds: &[u64], value: impl Fn(Workload, u64) -> f64) -> f64 {
+    let pairs = loads
+        .iter()
+        .flat_map(|load| seeds.iter().map(move |seed| (*load, *seed)));
+    let values: Vec<f64> = pairs.map(|(load, seed)| value(load, seed)).collect();
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn goodput(times: f64) -> f64 {
+    mean_of(&WORKLOADS, &SEEDS, |load, seed| {
+        let goodput = steady(load, times, seed).goodput(20.0, 59.0);
+        assert!(goodput > 0.94, "{} at {times}: {goodput:.3}", load.name);
+        goodput
+    })
+}
+
+#[test]
+fn goodput_at_twice_the_capacity() {
+    let goodput = goodput(2.0);
+    assert!(goodput > 0.98 - 0.02, "{goodput:.3}");
+}
+
+/// What admitted callers wait for, queue included.
+#[test]
+fn the_slowest_hundredth_is_not_much_slower_at_twice_the_capacity() {
+    let ratio = mean_of(&WORKLOADS, &SEEDS, |load, seed| {
+        let p99 = |times| steady(load, times, seed).p99(20.0, 59.0);
+        p99(2.0) / p99(0.3)
+    });
+    assert!(ratio < 2.1 + 0.3, "{ratio:.2}");
+}
+
+#[test]
+fn goodput_at_five_times_the_capacity() {
+    let goodput = goodput(5.0);
+    assert!(goodput > 0.99 - 0.02, "{goodput:.3}");
+}
+
+#[test]
+fn goodput_at_ten_times_the_capacity() {
+    let goodput = mean_of(&WORKLOADS, &SEEDS[..1], |load, seed| {
+        steady(load, 10.0, seed).goodput(20.0, 59.0)
+    });
+    assert!(goodput > 0.99 - 0.02, "{goodput:.3}");
+}
+
+#[test]
+fn almost_nobody_is_rejected_below_the_capacity() {
+    for (times, most, worst) in [(0.5, 0.0005, 0.001), (0.8, 0.005, 0.02), (0.9, 0.02, 0.04)] {
+        let rejected = mean_of(&WORKLOADS, &SEEDS, |load, seed| {
+            let rejected = steady(load, times, seed).rejected(20.0, 59.0);
+            assert!(rejected < worst, "{} at {times}: {rejected:.4}", load.name);
+            rejected
+        });
+        assert!(rejected < most, "at {times}: {rejected:.4}");
+    }
+}
+
+/// What comes out while the fault lasts, in its first 5 s, and in 5 s after it; the worst run of the first.
+fn faulty(fault: Fault) -> [f64; 4] {
+    let mut worst = 1.0_f64;
+    let mut sums = [0.0; 3];
+    let mut runs = 0.0;
+    for load in WORKLOADS {
+        for times in [0.7, 2.0] {
+            for seed in 21..27 {
+                let outcome = run(&Scenario {
+                    load,
+                    times,
+                    end: 90.0,
+                    fault: Some((fault, 50.0, 80.0)),
+                    sheds: false,
+                    seed,
+                });
+                let during = outcome.goodput_out(50.0, 80.0, 0.25);
+                worst = worst.min(during);
+                sums[0] += during;
+                sums[1] += outcome.goodput_out(50.0, 55.0, 0.25);
+                sums[2] += outcome.goodput_out(82.0, 87.0, 1.0);
+                runs += 1.0;
+            }
+        }
+    }
+    [sums[0] / runs, sums[1] / runs, sums[2] / runs, worst]
+}
+
+#[test]
+fn a_quarter_of_the_capacity_is_used() {
+    let [during, first, after, worst] = faulty(Fault::QuarterCapacity);
+    let told = format!("{during:.3} {first:.3} {after:.3} {worst:.3}");
+    assert!(during > 0.978 - 0.02 && first > 0.953 - 0.02, "{told}");
+    assert!(after > 0.9 && worst > 0.75, "{told}");
+}
+
+#[test]
+fn services_four_times_slower_are_used() {
+    let [during, first, after, worst] = faulty(Fault::FourTimesSlower);
+    let told = format!("{during:.3} {first:.3} {after:.3} {worst:.3}");
+    assert!(during > 0.930 - 0.02 && first > 0.878 - 0.02, "{told}");
+    assert!(after > 0.9 && worst > 0.6, "{told}");
+}
+
+#[test]
+fn the_highest_priority_is_answered() {
+    for (times, expected) in [(2.0, [1.0, 0.88, 0.06]), (5.0, [0.93, 0.04, 0.0])] {
+        let outcome = steady(WORKLOADS[0], times, 11);
+        for (class, expected) in expected.into_iter().enumerate() {
+            let answered = outcome.answered(class, 20.0, 59.0);
+            let off = (answered - expected).abs();
+            assert!(off < 0.02, "class {class} at {times}: {answered:.3}");
+        }
+    }
+}
+
+#[test]
+fn where_nobody_waits_too_the_highest_priority_is_answered() {
+    let outcome = run(&Scenario {
+        load: WORKLOADS[0],
+        times: 2.0,
+        end: 60.0,
+        fault: None,
+        sheds: true,
+        seed: 11,
+    });
+    assert!(outcome.goodput(20.0, 59.0) > 0.95);
+    assert!(outcome.answered(0, 20.0, 59.0) > 0.95);
+    assert!(outcome.answered(2, 20.0, 59.0) < 0.3);
+}

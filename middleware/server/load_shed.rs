@@ -1,0 +1,112 @@
+//! Rejects calls at once when there are as many in flight as the service can bear.
+//!
+//! ```
+//! # use axum::{Router, routing::get};
+//! use plimsoll::{limit::Limit, server::load_shed::LoadShedLayer};
+//!
+//! let app: Router = Router::new()
+//!     .route("/", get(|| async { "hello" }))
+//!     .layer(LoadShedLayer::new(Limit::adaptive()));
+//! ```
+//!
+//! Nobody waits here: a burst is rejected as much as an overload. Where a short wait is better than an error, which it
+//! mostly is, take [`back_pressure`](crate::server::back_pressure).
+
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    context::Scope,
+    limit::{Admission, Desk, Limit, Rules, rules},
+    observe::{BoxError, ResponseBody, ResponseFuture},
+};
+
+const LAYER: &str = "load_shed";
+
+/// Rejects calls above a limit: 503, for gRPC status 14, with the time after which a retry makes sense. Clones share
+/// the limit, and so do other layers that were given a clone of it.
+///
+/// The inner service is not called for a rejected call, and nothing of its body is read. Where calls have
+/// different priorities, a few places are kept for the higher ones as long as there are any.
+///
+/// Place it inside of `request_id`, `access_log`, `metrics` and `catch_panic`, and outside of all that is dear.
+#[derive(Clone, Debug)]
+pub struct LoadShedLayer {
+    desk: Desk,
+}
+
+impl LoadShedLayer {
+    /// Rejects what this limit has no place for.
+    pub fn new(limit: Limit) -> Self {
+        Self {
+            desk: Desk::new(limit, LAYER),
+        }
+    }
+
+    rules!();
+
+    fn with(self, change: impl FnOnce(&mut Rules)) -> Self {
+        Self {
+            desk: self.desk.with(change),
+        }
+    }
+}
+
+impl<S> Layer<S> for LoadShedLayer {
+    type Service = LoadShed<S>;
+
+    fn layer(&self, inner: S) -> LoadShed<S> {
+        LoadShed {
+            inner,
+            desk: self.desk.clone(),
+        }
+    }
+}
+
+/// Service of [`LoadShedLayer`].
+#[derive(Clone)]
+pub struct LoadShed<S> {
+    inner: S,
+    desk: Desk,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for LoadShed<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S::Error: fmt::Display + 'static,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<ResBody, Admission>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, Admission>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let mut scope = Scope::open(&mut request);
+        let visit = self.desk.visit(&request, &mut scope);
+        match self.desk.enter(&visit) {
+            Ok(admission) => ResponseFuture::call(&mut self.inner, request, admission, scope),
+            Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for LoadShed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadShed")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

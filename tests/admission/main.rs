@@ -1,0 +1,12 @@
+//! The limit and both layers that let calls in by it: `load_shed` and `back_pressure`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cancels;
+mod handles;
+mod pressure;
+mod served;
+mod shed;
+mod signals;
+mod support;
