@@ -35,6 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // "99.9 % of the orders in 300 ms and without our fault": the 99.9 % stand in docs/alerts.yml.
         .objective(Objective::new("orders", Duration::from_millis(300)).route("/orders/{id}"))
         .watch(panics.clone())
+        .watch(limit.handle())
         .watch(Deaths);
     let slow = || tokio::time::sleep(Duration::from_secs(5));
     let app = Router::new()

@@ -24,6 +24,8 @@ struct Propagate;
 struct RateLimit;
 #[doc = include_str!("../docs/request-id.md")]
 struct RequestId;
+#[doc = include_str!("../docs/serve.md")]
+struct Serve;
 #[doc = include_str!("../docs/telemetry.md")]
 struct Telemetry;
 #[doc = include_str!("../docs/timeout.md")]

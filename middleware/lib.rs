@@ -43,6 +43,9 @@ pub mod outcome;
 mod panics;
 pub mod protocol;
 pub mod rejection;
+mod report;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod server;
 #[cfg(feature = "trace-context")]
 mod spans;

@@ -5,6 +5,7 @@
 //! cargo run --release -p plimsoll-benches -- request_id event  # only cases whose name contains one of these
 //! cargo run --release -p plimsoll-benches -- --rounds 500      # steadier; 200 by default
 //! cargo run --release -p plimsoll-benches -- http              # real HTTP/1.1 over loopback
+//! cargo run --release -p plimsoll-benches -- limits            # the slowest decisions of rate limits, and Redis: a minute
 //! cargo run --release -p plimsoll-benches -- deadlines         # 100,000 calls that wait; takes 20 s
 //! cargo run --release -p plimsoll-benches -- guard             # our layers against ceilings.txt
 //! cargo run --release -p plimsoll-benches -- guard --update    # writes ceilings.txt anew
@@ -50,6 +51,7 @@ mod catch_panic;
 mod deadlines;
 mod event;
 mod harness;
+mod limits;
 mod metrics;
 mod rate_limit;
 mod request_id;
@@ -110,6 +112,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard"] => guard::run(&cases(), false),
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
+        ["limits"] => limits::print(),
         ["deadlines"] => deadlines::print(),
         ["scrape"] => telemetry::scrape(),
         ["collector"] => telemetry::collector(60),
@@ -126,6 +129,10 @@ fn run(arguments: &[String]) -> Result<(), String> {
             let case = all.iter().find(|case| case.name == name);
             let case = case.ok_or_else(|| format!("no case is called {name}"))?;
             worker::obey(case).map_err(|error| error.to_string())
+        }
+        [limits::REPLICA, port] => {
+            let port = port.parse().map_err(|error| format!("{port}: {error}"))?;
+            limits::replica(port)
         }
         [SERVER, name] => {
             let server = stack::SERVERS.iter().find(|server| server.name == name);

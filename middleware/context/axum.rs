@@ -21,3 +21,8 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
         .get::<ConnectInfo<SocketAddr>>()
         .map(|info| info.0)
 }
+
+/// Lets axum's extractors and ours know the peer.
+pub(super) fn put_peer(extensions: &mut Extensions, peer: SocketAddr) {
+    extensions.insert(ConnectInfo(peer));
+}

@@ -5,6 +5,7 @@
 //! Behind that is one frame a call: the outermost layer of plimsoll makes it, the inner ones join it, and it is in
 //! place of the thread whenever the future or a body of the call is polled.
 
+mod cut;
 mod deadline;
 mod failure;
 mod frame;
@@ -17,6 +18,7 @@ mod secrets;
 mod spawn;
 mod trace;
 
+pub(crate) use cut::{cut_off, while_cut};
 pub use deadline::{Deadline, REQUEST_DEADLINE};
 pub use failure::Failure;
 pub(crate) use failure::{chain, said};

@@ -26,3 +26,7 @@ pub(super) fn pattern(_: &Extensions) -> Option<&str> {
 pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
     None
 }
+
+pub(super) fn put_peer(extensions: &mut Extensions, peer: SocketAddr) {
+    extensions.insert(super::PeerAddr(peer));
+}

@@ -6,3 +6,5 @@ use http::Extensions;
 pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
     None
 }
+
+pub(super) fn put_peer(_: &mut Extensions, _: SocketAddr) {}

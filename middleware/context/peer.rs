@@ -35,6 +35,14 @@ impl PeerAddr {
     }
 }
 
+impl PeerAddr {
+    /// Puts it where layers and handlers look for it.
+    pub(crate) fn put_into(self, extensions: &mut Extensions) {
+        axum_facts::put_peer(extensions, self.0);
+        tonic_facts::put_peer(extensions, self.0);
+    }
+}
+
 /// The pattern that matched the request's path, such as `/orders/{id}`; never the path itself.
 ///
 /// Written by axum's router (feature `axum`). Read by `access_log`.

@@ -198,8 +198,10 @@ impl Witness {
             (End::Failed(_), Some(_)) => Outcome::BodyError,
             (End::Panicked, None) => Outcome::Rejected(Reason::Panic),
             (End::Panicked, Some(_)) => Outcome::BodyPanic,
-            (End::Dropped | End::Complete { .. }, None) => Outcome::ClientGone,
-            (End::Dropped, Some(_)) => Outcome::ClientGoneBody,
+            (End::Dropped | End::Complete { .. }, None) => {
+                context::cut_off().unwrap_or(Outcome::ClientGone)
+            }
+            (End::Dropped, Some(_)) => context::cut_off().unwrap_or(Outcome::ClientGoneBody),
         }
     }
 

@@ -25,6 +25,7 @@
 
 mod counts;
 mod metrics;
+mod prometheus;
 mod scrape;
 mod setup;
 mod spans;
@@ -40,7 +41,7 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 
-use self::{counts::Counts, spans::SpanQueue};
+use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
     counts::ExportCounts,
     setup::{Otlp, Setup, SetupError},
@@ -62,7 +63,7 @@ pub fn init() -> Result<Telemetry, SetupError> {
 pub struct Telemetry {
     meter: Meter,
     tracer: SdkTracer,
-    registry: prometheus::Registry,
+    reader: Option<Reader>,
     meters: SdkMeterProvider,
     tracers: SdkTracerProvider,
     spans: Option<SpanQueue>,
@@ -85,7 +86,7 @@ impl Telemetry {
     /// The text is made on a thread for blocking work, one at a time. At most four scrapers are answered at once, others
     /// get 503, so that those who read slowly hold a known amount of memory and nothing else.
     pub fn metrics_route(&self) -> Router {
-        scrape::route(self.registry.clone(), Arc::clone(&self.counts))
+        scrape::route(self.reader.clone(), Arc::clone(&self.counts))
     }
 
     /// What could not be exported so far.

@@ -1,6 +1,9 @@
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -17,10 +20,12 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use http_body::{Frame, SizeHint};
-use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-use super::counts::{Counts, Exporter};
+use super::{
+    counts::{Counts, Exporter},
+    prometheus::Reader,
+};
 
 /// Scrapers that are answered at once. Two servers of Prometheus and two people fit.
 const SCRAPERS: usize = 4;
@@ -29,15 +34,19 @@ const CHUNK: usize = 64 * 1024;
 
 #[derive(Clone)]
 struct Scrapes {
-    registry: Registry,
+    /// `None`: nothing is exported.
+    reader: Option<Reader>,
+    /// How long the last text was.
+    length: Arc<AtomicUsize>,
     counts: Arc<Counts>,
     room: Arc<Semaphore>,
     one_at_a_time: Arc<Mutex<()>>,
 }
 
-pub(super) fn route(registry: Registry, counts: Arc<Counts>) -> Router {
+pub(super) fn route(reader: Option<Reader>, counts: Arc<Counts>) -> Router {
     let scrapes = Scrapes {
-        registry,
+        reader,
+        length: Arc::default(),
         counts,
         room: Arc::new(Semaphore::new(SCRAPERS)),
         one_at_a_time: Arc::default(),
@@ -57,9 +66,15 @@ async fn answer(State(scrapes): State<Scrapes>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, refused).into_response();
     };
     let turn = scrapes.one_at_a_time.lock().await;
-    let registry = scrapes.registry.clone();
+    let (reader, length) = (scrapes.reader, scrapes.length);
     // swallow: plimsoll.export.errors its end is awaited right here, a panic included
-    let rendered = tokio::task::spawn_blocking(move || render(&registry)).await;
+    let rendered = tokio::task::spawn_blocking(move || match reader {
+        Some(reader) => reader.text(length.load(Ordering::Relaxed)).inspect(|text| {
+            length.store(text.len(), Ordering::Relaxed);
+        }),
+        None => Ok(String::new()),
+    })
+    .await;
     drop(turn);
     let error = match rendered {
         Ok(Ok(text)) => {
@@ -78,12 +93,6 @@ async fn answer(State(scrapes): State<Scrapes>) -> Response {
     };
     scrapes.counts.failed(Exporter::Scrape, &error);
     StatusCode::INTERNAL_SERVER_ERROR.into_response()
-}
-
-fn render(registry: &Registry) -> Result<Vec<u8>, prometheus::Error> {
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut text)?;
-    Ok(text)
 }
 
 /// A text that is sent piece by piece. It holds a scraper's place until it is out.

@@ -14,6 +14,7 @@ use super::{
     Telemetry,
     counts::Counts,
     metrics::Counted,
+    prometheus::Reader,
     spans::{Limits, SpanQueue},
 };
 use crate::server::metrics::DURATION_BOUNDARIES;
@@ -116,18 +117,19 @@ impl Setup {
             .with_attributes(self.resource.clone())
             .build();
         let counts = Arc::<Counts>::default();
-        let registry = prometheus::Registry::new();
         let disabled = env::var(DISABLED).is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-        let (meters, tracers, spans) = if disabled {
+        let (meters, tracers, spans, reader) = if disabled {
             (
                 SdkMeterProvider::builder().build(),
                 SdkTracerProvider::builder().build(),
                 None,
+                None,
             )
         } else {
-            let meters = self.meters(&resource, &registry, &counts)?;
+            let reader = Reader::new();
+            let meters = self.meters(&resource, &reader, &counts)?;
             let (tracers, spans) = self.tracers(resource, &counts)?;
-            (meters, tracers, spans)
+            (meters, tracers, spans, Some(reader))
         };
         global::set_meter_provider(meters.clone());
         global::set_tracer_provider(tracers.clone());
@@ -139,7 +141,7 @@ impl Setup {
         Ok(Telemetry {
             meter,
             tracer: tracers.tracer_with_scope(scope),
-            registry,
+            reader,
             meters,
             tracers,
             spans,
@@ -150,21 +152,14 @@ impl Setup {
     fn meters(
         &self,
         resource: &Resource,
-        registry: &prometheus::Registry,
+        reader: &Reader,
         counts: &Arc<Counts>,
     ) -> Result<SdkMeterProvider, SetupError> {
-        let scraped = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .scope_info_enabled(false)
-            .build()
-            .map_err(|source| SetupError::Prometheus {
-                source: source.into(),
-            })?;
         let max_series = self.max_series;
         let mut builder = SdkMeterProvider::builder()
             .with_resource(resource.clone())
             .with_view(move |instrument: &Instrument| view(instrument, max_series))
-            .with_reader(scraped);
+            .with_reader(reader.clone());
         if let Some(protocol) = self.exported(Signal::Metrics)? {
             let exporter = Counted {
                 inner: self.metric_exporter(protocol)?,
@@ -341,11 +336,6 @@ pub enum SetupError {
         /// Why.
         source: tokio::runtime::TryCurrentError,
     },
-    /// The reader for scrapers could not be made.
-    Prometheus {
-        /// Why.
-        source: Box<dyn Error + Send + Sync>,
-    },
     /// No thread could be started.
     Thread {
         /// Why.
@@ -359,7 +349,6 @@ impl fmt::Display for SetupError {
             Self::Variable { variable, value } => write!(f, "{variable} cannot be {value:?}"),
             Self::Exporter { .. } => f.write_str("the exporter over OTLP could not be made"),
             Self::NoRuntime { .. } => f.write_str("OTLP over gRPC needs a tokio runtime"),
-            Self::Prometheus { .. } => f.write_str("the reader for scrapers could not be made"),
             Self::Thread { .. } => f.write_str("no thread could be started for the export"),
         }
     }
@@ -371,7 +360,6 @@ impl Error for SetupError {
             Self::Variable { .. } => None,
             Self::Exporter { source } => Some(source),
             Self::NoRuntime { source } => Some(source),
-            Self::Prometheus { source } => Some(&**source),
             Self::Thread { source } => Some(source),
         }
     }

@@ -78,7 +78,9 @@ class Server:
         os.mkfifo(pipe)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         listen = {name: "127.0.0.1:0" for name in ("TB_HTTP", "TB_GRPC", "TB_ADMIN")}
-        environment = {"PATH": os.environ["PATH"], "TB_LOG": str(pipe), **listen, **self.settings}
+        # Nobody watches readiness here: half of this is spent on telling it.
+        drain = {"TB_DRAIN_MS": "400"}
+        environment = {"PATH": os.environ["PATH"], "TB_LOG": str(pipe), **drain, **listen, **self.settings}
         self.errors = open(self.folder / "stderr", "wb")
         self.process = subprocess.Popen(
             [self.program], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

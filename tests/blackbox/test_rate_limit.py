@@ -1,4 +1,4 @@
-"""R26, R28, R32, R34, R35, R36, R37, R38, R39, E21: quotas that no header evades, in one process and in Redis.
+"""R26, R28, R31, R32, R34, R35, R36, R37, R38, R39, E21: quotas that no header evades, in one process and in Redis.
 
 The quota is in calls a second, so that each test allows for the calls that came back while it ran.
 """
@@ -157,6 +157,34 @@ def test_made_up_keys_stay_within_the_cap_and_free_nobody(start):
         assert scrape(server).sum("plimsoll_rate_limit_faults_total", policy="limited", kind="no_room") > 0
 
 
+# -- R31: the wall clock jumps
+
+
+def test_a_wall_clock_that_jumps_changes_no_decision(start, tmp_path):
+    clock = tmp_path / "clock"
+    clock.write_text("+0h")
+    faked = {"LD_PRELOAD": faketime(), "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    server = start(TB_RATE=RATE, TB_BURST=BURST, **faked)
+    calls, hours = Calls(), set()
+    for skew in ("+0h", "+1h", "-1h"):
+        clock.write_text(skew)
+        for _ in range(2 * BURST):
+            answer = calls.make(lambda: http1(server.http, "/limited", [("x-request-id", new_id())]))
+        hours.add(hour_of(server.access(answer.request_id)))
+    calls.check()
+    assert len(hours) == 3, f"the clock does not jump: {hours}"
+
+
+def faketime():
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    assert found, "the Debian package faketime is not installed: tests/run does it"
+    return str(found[0])
+
+
+def hour_of(line):
+    return re.match(r"[-0-9]+T(\d+):", line["timestamp"])[1]
+
+
 # -- R32: when to come again
 
 
@@ -284,12 +312,6 @@ def hammer(server, seconds):
     return count
 
 
-def faketime():
-    found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    assert found, "the Debian package faketime is not installed: tests/run does it"
-    return str(found[0])
-
-
 @pytest.mark.parametrize("hours", [0, 1])
 def test_three_replicas_hold_a_caller_to_one_quota_whatever_their_clocks_say(start, hours):
     rate, burst, seconds = 50, 20, 20 if LONG else 3
@@ -314,7 +336,7 @@ def test_three_replicas_hold_a_caller_to_one_quota_whatever_their_clocks_say(sta
         assert 0.95 * (burst + rate * seconds) <= sum(counts) <= 1.01 * most + 1, f"{counts}: {sum(counts)} of {most}"
         assert all(scrape(server).sum("plimsoll_store_errors_total") == 0 for server in servers)
         if hours:
-            told = [re.match(r"\d+-\d+-\d+T(\d+):", server.lines[-1]["timestamp"])[1] for server in servers]
+            told = [hour_of(server.lines[-1]) for server in servers]
             assert len(set(told)) == 3, f"their clocks are not apart: {told}"
 
 

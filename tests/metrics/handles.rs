@@ -9,7 +9,11 @@ use axum::{
 };
 use plimsoll::{
     gauge::{Gauges, Kind, Metric, Reading},
-    server::{catch_panic::CatchPanicLayer, metrics::Objective},
+    server::{
+        catch_panic::CatchPanicLayer,
+        metrics::Objective,
+        rate_limit::{Key, Quota, RateLimitLayer},
+    },
 };
 
 use crate::support::*;
@@ -70,5 +74,41 @@ async fn handles_are_asked_when_metrics_are_collected() {
             of(&values, "test.limit").get("limit=db,state=in_use"),
             Some(&Value::Number(7))
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_tells_what_it_decided() {
+    let scrape = Scrape::new();
+    let key = Key::by(|call| call.headers.get("x-tenant").cloned());
+    let quota = Quota::per_second(1).burst(3).expect("a quota");
+    let limit = RateLimitLayer::new(key, quota);
+    let app: Router = Router::new()
+        .route("/", get(|| async {}).layer(limit.clone()))
+        .layer(scrape.layer().watch(limit.handle()));
+    for rejected in [2, 7] {
+        for _ in 0..5 {
+            let mut request = request("GET", "/");
+            let tenant = "acme".parse().expect("a value");
+            request.headers_mut().insert("x-tenant", tenant);
+            call(app.clone(), request).await;
+        }
+        let values = scrape.read();
+        let decisions = of(&values, "plimsoll.rate_limit.decisions");
+        for (decision, expected) in [
+            ("admitted", 3),
+            ("rejected", rejected),
+            ("would_reject", 0),
+            ("degraded", 0),
+        ] {
+            let attributes = format!("decision={decision},policy=default");
+            let told = decisions.get(&attributes);
+            assert_eq!(told, Some(&Value::Number(expected)), "{decisions:?}");
+        }
+        assert_eq!(sum(&values, "plimsoll.rate_limit.keys"), 1);
+        // Seen is what was let through and what was turned away.
+        let ended = outcomes(&values);
+        assert_eq!((ended["ok"], ended["rate_limited"]), (3, rejected));
+        balanced(&values);
     }
 }

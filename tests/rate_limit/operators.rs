@@ -1,7 +1,10 @@
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use http::StatusCode;
-use plimsoll::server::rate_limit::{InvalidChange, Key, RateLimitLayer, ShownKey};
+use plimsoll::{
+    gauge::Gauges,
+    server::rate_limit::{InvalidChange, Key, RateLimitLayer, ShownKey},
+};
 use tokio::time::advance;
 
 use crate::lines::Lines;
@@ -145,5 +148,119 @@ async fn quotas_change_while_it_runs_and_nobody_starts_afresh() {
     assert_eq!(
         handle.set_quotas("default", quota("4/h")),
         Err(InvalidChange::TooLittle { weight: 5 })
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_is_not_there_is_told_and_counted() {
+    let lines = Lines::keep();
+    let layer = RateLimitLayer::new(api_key(), quota("3/h")).tier_of(|_| Some("platinum"));
+    let (service, handle) = (limited(&layer), layer.handle());
+    assert_eq!(
+        service.admitted(5, || request("ann")).await,
+        3,
+        "the layer's own policy holds"
+    );
+    assert_eq!(handle.unknown_tiers(), 5);
+    let told = lines.with("event=\"rate_limit_unknown_tier\"");
+    assert_eq!(told.len(), 1, "{}", lines.text());
+    assert!(
+        told[0].contains("tier=\"platinum\"") && told[0].contains("WARN plimsoll::rate_limit"),
+        "{told:?}"
+    );
+    drop((service, handle, layer));
+    let told = lines.with("event=\"rate_limit_unknown_tier\"");
+    assert!(told[1].contains(" calls=4 "), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_table_is_told_at_once_and_then_every_ten_seconds() {
+    let lines = Lines::keep();
+    let layer = RateLimitLayer::new(api_key(), quota("100/d burst 1"));
+    let layer = layer.max_keys(NonZeroUsize::new(10).expect("above 0"));
+    let service = limited(&layer);
+    for second in 0..25 {
+        service
+            .admitted(1, || request(&format!("made-up-{second}")))
+            .await;
+        advance(Duration::from_secs(1)).await;
+    }
+    let told = lines.with("event=\"rate_limit_no_room\"");
+    let calls: Vec<bool> = [" calls=1 ", " calls=10 "]
+        .iter()
+        .zip(&told)
+        .map(|(calls, line)| line.contains(calls) && line.contains("max_keys=10"))
+        .collect();
+    assert_eq!(calls, [true, true], "{}", lines.text());
+    assert_eq!(told.len(), 2);
+    assert_eq!(layer.handle().overflowed(), 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_key_is_told_how_to_have_one() {
+    let lines = Lines::keep();
+    let service = limited(&RateLimitLayer::new(Key::peer(), quota("5/h")));
+    service.call(request("ann")).await;
+    let told = lines.with("event=\"rate_limit_missing_key\"");
+    for part in [
+        "ERROR plimsoll::rate_limit",
+        "`axum`",
+        "`tonic`",
+        "into_make_service_with_connect_info",
+    ] {
+        assert!(told[0].contains(part), "{part}: {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_tells_metrics() {
+    let layer = RateLimitLayer::new(api_key(), quota("2/h"))
+        .named("per_key")
+        .tier("paid", quota("5/h"))
+        .expect("no route weighs anything")
+        .tier_of(|call| (call.headers.get("x-api-key")? == "paid").then_some("paid"));
+    let (service, handle) = (limited(&layer), layer.handle());
+    assert_eq!(service.admitted(3, || request("ann")).await, 2);
+    assert_eq!(service.admitted(4, || request("paid")).await, 4);
+    service.call(request_from("192.0.2.1")).await;
+    let mut told = Vec::new();
+    handle.read(&mut |reading| {
+        let attributes: Vec<_> = reading
+            .attributes()
+            .iter()
+            .map(|told| format!("{}={}", told.0, told.1))
+            .collect();
+        let name = reading.metric().strip_prefix("plimsoll.rate_limit.");
+        let name = name.expect("a metric of this layer");
+        if reading.value() > 0 {
+            told.push(format!(
+                "{name} {} {}",
+                attributes.join(","),
+                reading.value()
+            ));
+        }
+    });
+    assert_eq!(
+        told,
+        [
+            "decisions policy=per_key,decision=admitted 2",
+            "decisions policy=per_key,decision=rejected 1",
+            "decisions policy=paid,decision=admitted 4",
+            "keys policy=per_key 2",
+            "faults policy=per_key,kind=missing_key 1",
+        ]
+    );
+    let names: Vec<_> = handle
+        .metrics()
+        .iter()
+        .map(|metric| metric.name())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "plimsoll.rate_limit.decisions",
+            "plimsoll.rate_limit.keys",
+            "plimsoll.rate_limit.faults"
+        ]
     );
 }

@@ -1,11 +1,14 @@
 use std::{num::NonZeroUsize, time::Duration};
 
-use http::StatusCode;
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use plimsoll::{
     rejection::{Reason, Rejection},
     server::rate_limit::{InvalidWeight, Key, Quota, QuotaHeaders, RateLimitLayer},
 };
 use tokio::time::advance;
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{api_key, grpc, header, limited, quota, quotas, request, request_from};
 
@@ -215,7 +218,12 @@ async fn a_costly_call_takes_what_it_weighs() {
         ..
     } = &error;
     assert_eq!((route.as_str(), *weight, *burst), ("/reports/{id}", 5, 4));
-    assert!(layer().weigh_routes([("/reports/{id}", 4)]).is_ok());
+    let weighed = layer().weigh_routes([("/reports/{id}", 4)]);
+    let weighed = weighed.expect("4 are not more than 4");
+    // Tiers that come later are held to it too.
+    assert!(weighed.clone().tier("small", quota("4/h")).is_ok());
+    let error = weighed.tier("small", quota("3/h")).expect_err("4 are more");
+    assert_eq!((error.weight, error.burst), (4, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,4 +311,44 @@ fn threads_together_admit_exactly_the_burst() {
         (decisions[0].admitted, decisions[0].rejected),
         (2_000, 2_000)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_admitted_call_is_charged_once_however_it_ends() {
+    let (ends, told) = std::sync::mpsc::channel();
+    let layer = RateLimitLayer::new(Key::everyone(), quota("4/h")).charge_after(move |answer| {
+        let end = (answer.status.map(|status| status.as_u16()), answer.bytes);
+        ends.send(end).expect("somebody listens");
+        0
+    });
+    let service = layer.layer(service_fn(|request: Request<Body>| async move {
+        match request.uri().path() {
+            "/fails" => Err("the beans are gone"),
+            _ => Ok(Response::new(Body::from("espresso"))),
+        }
+    }));
+    let call = |path: &'static str| {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = http::Uri::from_static(path);
+        service.clone().oneshot(request)
+    };
+    let answer = call("/menu").await.expect("it answers");
+    let mut body = answer.into_body();
+    assert!(told.try_recv().is_err(), "it has not ended");
+    body.frame().await.expect("a frame").expect("no error");
+    assert!(body.frame().await.is_none());
+    assert_eq!(told.try_recv(), Ok((Some(200), 8)));
+    drop(body);
+    drop(call("/menu").await.expect("its body is dropped"));
+    assert_eq!(told.try_recv(), Ok((Some(200), 0)));
+    call("/fails").await.expect_err("the service fails");
+    assert_eq!(told.try_recv(), Ok((None, 0)));
+    let mut polled = tokio_test::task::spawn(call("/menu"));
+    assert!(polled.poll().is_ready(), "and nobody takes the answer");
+    drop(polled);
+    assert_eq!(told.try_recv(), Ok((Some(200), 0)));
+    let refused = call("/menu").await.expect("it answers");
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    drop(refused);
+    assert!(told.try_recv().is_err(), "a rejected call is not charged");
 }

@@ -237,7 +237,9 @@ async fn no_answer_is_taken_for_an_admission() {
         "$-1\r\n",
         "*0\r\n",
         "*3\r\n:0\r\n:0\r\n$1\r\nx\r\n",
-        "*4\r\n:0\r\n:0\r\n:0\r\n:0\r\n",
+        "*3\r\n:0\r\n:0\r\n:0\r\n",
+        "*4\r\n:0\r\n:0\r\n:-1\r\n:0\r\n",
+        "*5\r\n:0\r\n:0\r\n:0\r\n:0\r\n:0\r\n",
         "*2\r\n:-1\r\n:0\r\n",
         "HTTP/1.1 400 Bad Request\r\n\r\n",
     ] {

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use plimsoll::{
-    server::body_limit::{BodyLimitLayer, BodyTooLarge},
+    server::{
+        body_limit::{BodyLimitLayer, BodyTooLarge},
+        catch_panic::CatchPanicLayer,
+    },
     task,
 };
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
@@ -115,16 +118,26 @@ async fn a_handler_cannot_hide_it() {
         assert!(reading.await.expect("no panic").is_err());
         Response::new(Body::from("all is well"))
     };
+    let panics = async |request: Request<Body>| {
+        let read = request.into_body().collect().await;
+        Response::new(Body::from(read.expect("a whole body").to_bytes()))
+    };
     let cap = || BodyLimitLayer::new(100);
     for app in [
         app(cap(), ignores),
         app(cap(), in_another_task),
         app(cap(), unknown),
+        app((cap(), CatchPanicLayer::new()), panics),
     ] {
         let seen = call(&app, chunked(http(), 11)).await;
         assert_eq!(
             (seen.head.status().as_u16(), seen.told("outcome")),
             (413, "too_large")
+        );
+        assert!(
+            seen.told("error").contains("more than 100 bytes"),
+            "{:?}",
+            seen.line
         );
     }
 }

@@ -178,7 +178,7 @@ async fn tonic_answers_deadline_exceeded_and_never_cancelled() {
     let address = tonic_server(layer.clone(), BodyLimitLayer::default()).await;
     let client = http2();
     let mut calls = tokio::task::JoinSet::new();
-    for timeout in ["1m", "1500u", "5m", "20m", "50m"] {
+    for timeout in ["200m", "225m", "250m", "275m", "300m"] {
         for _ in 0..100 {
             let client = client.clone();
             calls.spawn(async move {

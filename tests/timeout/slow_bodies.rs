@@ -172,3 +172,26 @@ async fn the_callers_deadline_holds_while_its_body_comes() {
         (millis(4_999), "deadline")
     );
 }
+
+/// Nothing wakes the call when that task has read the body.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_lets_another_task_read_on_is_timed_when_that_has_ended() {
+    let handler = async |request: Request<Body>| {
+        let mut reading = Box::pin(request.into_body().collect());
+        tokio::select! {
+            biased;
+            _ = &mut reading => unreachable!("it comes after 3 s"),
+            () = std::future::ready(()) => {}
+        }
+        tokio::spawn(reading);
+        std::future::pending().await
+    };
+    let layer = TimeoutLayer::new().head(seconds(5)).no_min_rate();
+    let request = upload(http(), vec![(seconds(3), KILO)], true);
+    let seen = call(&app(layer, handler), request).await;
+    assert_eq!(seen.after, seconds(8));
+    assert_eq!(
+        (seen.told("outcome"), seen.told("which")),
+        ("timeout", "head")
+    );
+}

@@ -1,6 +1,7 @@
 //! Spans of calls that come in and go out, read from the exporter.
 
 mod hostile;
+mod interleaved;
 
 use std::{collections::BTreeMap, convert::Infallible, num::NonZeroU32};
 

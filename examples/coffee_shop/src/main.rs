@@ -9,7 +9,6 @@ mod menu;
 mod orders;
 mod reception;
 mod shop;
-mod signals;
 
 /// What the two services say to each other, generated from `proto/coffee_shop.proto`.
 #[allow(unreachable_pub)]
@@ -48,7 +47,6 @@ fn main() -> ExitCode {
 fn run(log: &log::Writer) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
-        let asked_to_close = signals::asked_to_close()?;
         let shop = Shop::bind().await?;
         // Metrics to be scraped; both metrics and traces go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
         let told = Told {
@@ -56,7 +54,7 @@ fn run(log: &log::Writer) -> Result<(), Box<dyn Error>> {
             barista: telemetry::Setup::new().service("barista").init()?,
         };
         writeln!(io::stdout(), "{}", shop.what_to_try())?;
-        let served = shop.serve(asked_to_close, &told, log).await;
+        let served = shop.serve(&told, log).await;
         // After the last call, so that its span and its counts are among what is exported.
         let (reception, barista) = tokio::join!(
             told.reception.shutdown(LAST_EXPORT),

@@ -1,13 +1,12 @@
 //! Opens the shop: three addresses, who serves there, and how all of it ends.
 
-use std::future::IntoFuture;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use plimsoll::log::Writer;
 use plimsoll::ops::health::{Check, Health};
+use plimsoll::serve::{Drain, Server};
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
 use plimsoll::server::metrics::{MetricsLayer, Objective};
@@ -15,10 +14,9 @@ use plimsoll::server::request_id::RequestIdLayer;
 use plimsoll::server::trace_context::TraceContextLayer;
 use plimsoll::task::Deaths;
 use plimsoll::telemetry::Telemetry;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Endpoint, Server};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
 
 use crate::{barista, reception};
 
@@ -61,9 +59,9 @@ pub(crate) struct BindError {
 /// Why the shop closed by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    #[error("a listener failed")]
-    Listener(#[from] io::Error),
-    #[error("the barista failed")]
+    #[error("the system does not tell of signals")]
+    Signals(#[from] io::Error),
+    #[error("the barista has no address")]
     Barista(#[from] tonic::transport::Error),
 }
 
@@ -102,69 +100,46 @@ Ctrl-C closes the shop.
         )
     }
 
-    /// Serves until it is `asked_to_close`, then until the calls have ended, at most 5 s more.
+    /// Serves until Ctrl-C or SIGTERM, then until the calls have ended, at most 5 s more.
     ///
     /// # Errors
     ///
-    /// When one of the three cannot go on.
-    pub(crate) async fn serve(
-        self,
-        asked_to_close: impl Future<Output = ()>,
-        told: &Told,
-        log: &Writer,
-    ) -> Result<(), ServeError> {
-        let closing = CancellationToken::new();
-        // The barista stays until reception has no call left that may need it.
-        let reception_closed = CancellationToken::new();
-
+    /// When the system does not tell of signals.
+    pub(crate) async fn serve(self, told: &Told, log: &Writer) -> Result<(), ServeError> {
         let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
+        let draining = health.clone();
+        let operators = health
+            .routes()
+            .merge(health.details())
+            .merge(told.reception.metrics_route())
+            .nest("/barista", told.barista.metrics_route());
         let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .connect_lazy();
-        let reception = axum::serve(
-            self.reception.listener.tap_io(no_delay),
-            reception::routes(barista, told.reception.tracer().clone())
-                .layer(around_reception(&told.reception, log))
-                .into_make_service_with_connect_info::<SocketAddr>(),
-        )
-        .with_graceful_shutdown(closing.clone().cancelled_owned());
-        let barista = Server::builder()
-            .layer(around_barista(&told.barista))
-            .add_service(barista::service())
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(self.barista.listener).with_nodelay(Some(true)),
-                reception_closed.clone().cancelled_owned(),
-            );
-        let ops = axum::serve(
-            self.ops.listener,
-            health
-                .routes()
-                .merge(health.details())
-                .merge(told.reception.metrics_route())
-                .nest("/barista", told.barista.metrics_route()),
-        );
 
+        // In a cluster leave the notice as it is: whoever sends calls needs it. Here nobody waits for anybody.
+        let drain = Drain::new().notice(Duration::ZERO).deadline(DRAIN);
+        let routes = reception::routes(barista, told.reception.tracer().clone());
+        let reception = Server::new(routes.layer(around_reception(&told.reception, log)))
+            .listen(self.reception.listener)
+            .admin(self.ops.listener, operators)
+            .on_drain(move || draining.drain())
+            .drain(drain);
+        let routes = Routes::new(barista::service()).into_axum_router();
+        let barista = Server::new(routes.layer(around_barista(&told.barista)))
+            .listen(self.barista.listener)
+            .drain(drain);
+        let barista_may_go = barista.control();
         let reception = async {
-            reception.await?;
-            reception_closed.cancel();
-            Ok::<_, ServeError>(())
+            let ended = reception.run_until_signalled().await;
+            // The barista stays until reception has no call left that may need it.
+            barista_may_go.drain();
+            ended
         };
-        let barista = async { Ok(barista.await?) };
-        let calls = async { tokio::try_join!(reception, barista) };
-        let patience = async {
-            asked_to_close.await;
-            tracing::info!("the shop closes");
-            health.drain();
-            closing.cancel();
-            tokio::time::sleep(DRAIN).await;
-            tracing::warn!("some calls did not end in time and are cut");
-        };
-        tokio::select! {
-            ended = calls => ended.map(drop),
-            () = patience => Ok(()),
-            ended = ops.into_future() => Ok(ended?),
-        }
+        let (ended, _) = tokio::join!(reception, barista.run());
+        ended?;
+        Ok(())
     }
 }
 
@@ -238,10 +213,4 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
-}
-
-fn no_delay(connection: &mut TcpStream) {
-    if let Err(error) = connection.set_nodelay(true) {
-        tracing::warn!(%error, "a connection stays with Nagle's algorithm");
-    }
 }

@@ -8,6 +8,7 @@ use plimsoll::client::deadline::{DeadlineLayer, WithinDeadline};
 use plimsoll::client::propagate::{Propagate, PropagateLayer};
 use plimsoll::client::trace_context::{TraceContextLayer as TraceContext, WithSpan};
 use plimsoll::log::Writer;
+use plimsoll::serve::Connections;
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::body_limit::BodyLimitLayer;
 use plimsoll::server::catch_panic::CatchPanicLayer;
@@ -17,9 +18,7 @@ use plimsoll::server::timeout::TimeoutLayer;
 use plimsoll::server::trace_context::TraceContextLayer;
 use plimsoll::task::Deaths;
 use plimsoll::telemetry::Telemetry;
-use tonic::transport::Server;
 use tower::Layer;
-use tower::layer::util::{Identity, Stack};
 use tower::util::MapRequestLayer;
 
 use crate::admission::AdmissionLayer;
@@ -45,6 +44,7 @@ pub(crate) fn incoming(
     telemetry: &Telemetry,
     log: &Writer,
     limiters: &Limiters,
+    connections: &Connections,
 ) -> Incoming {
     let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
         .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
@@ -64,6 +64,7 @@ pub(crate) fn incoming(
         .watch(timeout.clone())
         .watch(traces.clone())
         .watch(log.clone())
+        .watch(connections.clone())
         .watch(limit.handle())
         .watch(Deaths);
     let metrics = limiters.handles().fold(metrics, MetricsLayer::watch);
@@ -79,18 +80,10 @@ pub(crate) fn incoming(
     )
 }
 
-/// Puts the layers around all routes of the HTTP listener.
-pub(crate) fn around_routes(routes: Router, incoming: Incoming) -> Router {
+/// Puts the layers around all routes of a listener.
+pub(crate) fn around(routes: Router, incoming: Incoming) -> Router {
     // One `layer`, not two: between two of them the router would put a future of its own.
     routes.layer((incoming, MapRequestLayer::new(panics::in_call)))
-}
-
-/// Puts the layers around the gRPC server.
-pub(crate) fn around_server(
-    server: Server,
-    incoming: Incoming,
-) -> Server<Stack<Incoming, Identity>> {
-    server.layer(incoming)
 }
 
 /// A client with the layers around it.

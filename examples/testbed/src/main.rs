@@ -1,7 +1,8 @@
 //! A server that misbehaves on demand: the tests of plimsoll drive it as a process of its own.
 //!
 //! Settings come from `TB_*` variables (see [`settings`]), routes are in [`http`] and [`grpc`], the layers under test
-//! are put together in [`layers`]. SIGTERM or Ctrl-C drains and ends with 0; settings that cannot be used end with 2.
+//! are put together in [`layers`]. SIGTERM or Ctrl-C drains and ends with 0, or 3 if calls
+//! were cut off; settings that cannot be used end with 2.
 
 mod admission;
 mod failure;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use plimsoll::log::{Log, Setup, SetupError, Writer};
+use plimsoll::serve::Report;
 use plimsoll::telemetry;
 
 use settings::{LogTo, Settings};
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(2, &error),
     };
     let code = match serve(&settings, log.writer()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(report) => ExitCode::from(report.exit_code()),
         Err(error @ (serve::Error::Listen { .. } | serve::Error::Limits(_))) => fail(2, &error),
         Err(error) => fail(1, &error),
     };
@@ -71,17 +73,15 @@ fn start_log(to: &LogTo) -> Result<Log, NoLog> {
     Ok(setup.init()?)
 }
 
-fn serve(settings: &Settings, log: &Writer) -> Result<(), serve::Error> {
+fn serve(settings: &Settings, log: &Writer) -> Result<Report, serve::Error> {
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
-        // Whoever has read where it listens may tell it to end.
-        let signalled = serve::signalled()?;
         let listeners = serve::Listeners::bind(settings).await?;
         if settings.any_port() {
             writeln!(std::io::stdout(), "{}", listeners.announcement()?)?;
         }
         let telemetry = telemetry::Setup::new().service("testbed").init()?;
-        let served = serve::run(listeners, settings, signalled, &telemetry, log).await;
+        let served = serve::run(listeners, settings, &telemetry, log).await;
         if let Err(error) = telemetry.shutdown(LAST_EXPORT).await {
             tracing::warn!(error = failure::chain(&error), "not all was exported");
         }

@@ -1,21 +1,15 @@
 //! The three listeners, and how they end.
 
-use std::future::IntoFuture;
 use std::io;
 use std::net::SocketAddr;
 
-use axum::serve::ListenerExt;
-use futures_util::TryFutureExt;
 use plimsoll::log::Writer;
 use plimsoll::ops::health::Health;
+use plimsoll::serve::{Connections, Drain, Report, Server};
 use plimsoll::telemetry::{SetupError, Telemetry};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::limited::LimitError;
 use crate::settings::Settings;
@@ -44,8 +38,6 @@ pub(crate) enum Error {
     Telemetry(#[from] SetupError),
     #[error(transparent)]
     Limits(#[from] LimitError),
-    #[error("the gRPC server failed")]
-    Grpc(#[from] tonic::transport::Error),
 }
 
 impl Listeners {
@@ -77,80 +69,44 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
     }
 }
 
-/// Serves until it is signalled, then until all calls have ended or the time to drain is over.
+/// Serves until it is signalled, then until all calls have ended or the time to drain is over. Tells how it ended.
 pub(crate) async fn run(
     listeners: Listeners,
     settings: &Settings,
-    signalled: impl Future<Output = ()>,
     telemetry: &Telemetry,
     log: &Writer,
-) -> Result<(), Error> {
+) -> Result<Report, Error> {
     let limiters = settings.limits.layers(&settings.trusted)?;
-    let incoming = layers::incoming(settings, telemetry, log, &limiters);
-    let stopping = CancellationToken::new();
-    let stop = || stopping.clone().cancelled_owned();
+    let connections = Connections::new();
+    let incoming = layers::incoming(settings, telemetry, log, &limiters, &connections);
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
 
     let health = Health::new().grpc_service(grpc::Service::NAME);
+    let draining = health.clone();
     let services = Routes::new(grpc::service(upstream.clone())).add_service(health.grpc());
-    let services = Routes::from(services.into_axum_router().merge(limiters.routes()));
-
-    let router = http::routes(upstream).merge(services.clone().into_axum_router().reset_fallback());
-    let http = axum::serve(
-        listeners.http.tap_io(no_delay),
-        layers::around_routes(router, incoming.clone())
-            .into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .with_graceful_shutdown(stop());
-    let grpc = layers::around_server(Server::builder(), incoming)
-        .add_routes(services)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)),
-            stop(),
-        );
-    let admin = axum::serve(
-        listeners.admin,
-        health
-            .routes()
-            .merge(health.details())
-            .merge(telemetry.metrics_route()),
-    );
-
-    // While the calls drain, admin still answers.
-    let http = http.into_future().map_err(Error::Socket);
-    let calls = async { tokio::try_join!(http, grpc.map_err(Error::Grpc)) };
-    let draining = async {
-        signalled.await;
-        tracing::info!("draining");
-        health.drain();
-        stopping.cancel();
-        tokio::time::sleep(settings.drain).await;
-    };
-    tokio::select! {
-        ended = calls => {
-            ended.map(drop)?;
-            tracing::info!("drained");
-        }
-        () = draining => tracing::warn!("some calls did not end in time and are cut"),
-        ended = admin.into_future() => ended?,
+    let services = services.into_axum_router().merge(limiters.routes());
+    let router = http::routes(upstream).merge(services.clone().reset_fallback());
+    let operators = health
+        .routes()
+        .merge(health.details())
+        .merge(telemetry.metrics_route());
+    // Half of the time for whoever sends calls to see it, half for calls to end.
+    let half = settings.drain / 2;
+    let mut server = Server::new(layers::around(router, incoming.clone()))
+        .count_in(&connections)
+        .listen(listeners.http)
+        .listen_with(listeners.grpc, layers::around(services, incoming))
+        .admin(listeners.admin, operators)
+        .on_drain(move || draining.drain())
+        .drain(Drain::new().notice(half).deadline(half));
+    if let Some(limit) = settings.head_timeout {
+        server = server.head_timeout(limit);
     }
-    Ok(())
-}
-
-fn no_delay(connection: &mut TcpStream) {
-    if let Err(error) = connection.set_nodelay(true) {
-        tracing::warn!(%error, "a connection stays with Nagle's algorithm");
+    if let Some(limit) = settings.write_stall {
+        server = server.write_stall(limit);
     }
-}
-
-/// Ends at the first SIGTERM or Ctrl-C. From this call on they do not end the process any more.
-pub(crate) fn signalled() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+    if let Some(most) = settings.max_connections {
+        server = server.max_connections(most);
+    }
+    Ok(server.run_until_signalled().await?)
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,9 +15,6 @@ use crate::limited::{self, Limits};
 
 /// Settings that have a name already, but nothing behind it yet.
 const NOT_SUPPORTED_YET: &[&str] = &[
-    "TB_HEADER_MS",
-    "TB_WRITE_MS",
-    "TB_MAX_CONNS",
     "TB_RETRIES",
     "TB_RETRY_PCT",
     "TB_BREAKER_FAILS",
@@ -52,6 +49,12 @@ pub(crate) struct Settings {
     pub(crate) body_max: u64,
     /// `TB_TRUSTED`: proxies, as in `10.0.0.0/8, ::1`: what they say of callers and deadlines holds. Default none.
     pub(crate) trusted: TrustedProxies,
+    /// `TB_HEADER_MS`: how long a head may take. Default that of the server.
+    pub(crate) head_timeout: Option<Duration>,
+    /// `TB_WRITE_MS`: how long a peer may take nothing. Default that of the server.
+    pub(crate) write_stall: Option<Duration>,
+    /// `TB_MAX_CONNS`: the most connections at once. Default that of the server.
+    pub(crate) max_connections: Option<NonZeroUsize>,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
     /// How many calls are let in at once.
@@ -96,6 +99,9 @@ impl Default for Settings {
             body_min_bps: None,
             body_max: 16 * 1024 * 1024,
             trusted: TrustedProxies::default(),
+            head_timeout: None,
+            write_stall: None,
+            max_connections: None,
             drain: Duration::from_secs(5),
             admission: Admission::default(),
             limits: Limits::default(),
@@ -145,6 +151,17 @@ impl Settings {
             }
             "TB_BODY_MAX" => self.body_max = parse(name, value, "a number of bytes")?,
             "TB_TRUSTED" => self.trusted = parse(name, value, "networks as in 10.0.0.0/8, ::1")?,
+            "TB_HEADER_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.head_timeout = Some(Duration::from_millis(millis));
+            }
+            "TB_WRITE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.write_stall = Some(Duration::from_millis(millis));
+            }
+            "TB_MAX_CONNS" => {
+                self.max_connections = Some(parse(name, value, "a number above 0")?);
+            }
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
             }

@@ -10,11 +10,11 @@ use super::{
     LAYER,
     admission::{Admission, Charge, Told},
     faults::Faults,
-    gcra::Nanos,
+    gcra::{Nanos, Times},
     report::{self, Due, Report},
     settings::Settings,
     store::{Ask, Decision, Memory},
-    tier::Refused,
+    tier::{Refused, Tier},
 };
 use crate::{
     caller::Call,
@@ -61,11 +61,22 @@ impl Shared {
         if overflowed {
             this.no_room(now);
         }
-        if matches!(decision, Decision::Admitted) && this.settings.charge.is_none() {
-            this.report(false, now);
-            return (Admission::default(), None);
-        }
-        Self::settle(this, &ask, decision, now)
+        let charges = this.settings.charge.is_some();
+        // What is admitted and not charged is ready here: less is copied than on the way of the others.
+        let admission = match decision {
+            Decision::Admitted if !charges => Admission::default(),
+            Decision::Told {
+                refused: None,
+                tier,
+                times,
+            } if !charges => Admission {
+                told: Some(this.tell(tier, times, now)),
+                ..Admission::default()
+            },
+            other => return Self::settle(this, &ask, other, now),
+        };
+        this.report(false, now);
+        (admission, None)
     }
 
     /// What more there is to do for a call that was decided.
@@ -105,16 +116,21 @@ impl Shared {
     pub(super) fn told(&self, decision: Decision, now: Nanos) -> Admission {
         let told = match decision {
             Decision::Admitted | Decision::Refused(_) => None,
-            Decision::Told { tier, times, .. } => Some(Told {
-                tier,
-                times,
-                now,
-                headers: self.settings.headers,
-            }),
+            Decision::Told { tier, times, .. } => Some(self.tell(tier, times, now)),
         };
         Admission {
             told,
             ..Admission::default()
+        }
+    }
+
+    #[inline]
+    fn tell(&self, tier: Arc<Tier>, times: Times, now: Nanos) -> Told {
+        Told {
+            tier,
+            times,
+            now,
+            headers: self.settings.headers,
         }
     }
 

@@ -4,9 +4,15 @@ use std::{
     hash::RandomState,
     net::IpAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Instant,
 };
+// Under test the schedule of all threads is that of a model checker, see `model`.
+#[cfg(not(test))]
+use std::sync::{Mutex, MutexGuard};
+
+#[cfg(test)]
+use shuttle::sync::{Mutex, MutexGuard};
 
 use super::table::{Seats, Table, scale};
 use crate::server::rate_limit::{

@@ -1,0 +1,152 @@
+//! Where connections come from.
+
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Shared,
+    counts::{Closed, Ended},
+    drain::Phase,
+    reached,
+};
+use crate::task::spawn;
+
+/// The first wait after an error that is not a connection's; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Something that accepts connections: TCP and Unix sockets are.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and where it comes from, if that is an address.
+    ///
+    /// Cancel safe: a connection is accepted or it is not.
+    fn accept(
+        &mut self,
+    ) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+/// Without Nagle's algorithm, which holds back the last part of an answer for up to 40 ms.
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (stream, peer) = TcpListener::accept(&*self).await?;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(target: "plimsoll::serve", %error, "a connection stays with Nagle's algorithm");
+        }
+        Ok((stream, Some(peer)))
+    }
+}
+
+/// What makes a connection of what was accepted, in the connection's own task: for TLS its handshake.
+pub(super) trait Transport<T>: Clone + Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn establish(&self, stream: T) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// As it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain;
+
+impl<T> Transport<T> for Plain
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = T;
+
+    async fn establish(&self, stream: T) -> io::Result<T> {
+        Ok(stream)
+    }
+}
+
+/// Runs one connection to its end.
+pub(super) type Run<T> =
+    Arc<dyn Fn(T, Option<SocketAddr>) -> Pin<Box<dyn Future<Output = Ended> + Send>> + Send + Sync>;
+
+/// Accepts until the server drains. Neither an error of a connection nor a lack of descriptors ends it.
+pub(super) async fn accept<L, T>(
+    mut listener: L,
+    transport: T,
+    shared: Arc<Shared>,
+    run: Run<T::Stream>,
+    until: Phase,
+) where
+    L: Listener,
+    T: Transport<L::Stream>,
+{
+    let mut wait = FIRST_WAIT;
+    loop {
+        shared.report();
+        let accepted = tokio::select! {
+            biased;
+            () = reached(shared.phase.subscribe(), until) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_connection(&error) => continue,
+            Err(error) => {
+                shared.accept_failed(&error);
+                tokio::select! {
+                    biased;
+                    () = reached(shared.phase.subscribe(), until) => return,
+                    () = sleep(wait) => {}
+                }
+                wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+                continue;
+            }
+        };
+        wait = FIRST_WAIT;
+        if !shared.admit(peer) {
+            continue;
+        }
+        let open = Open {
+            shared: Arc::clone(&shared),
+            peer,
+            ended: Ended::unserved(Closed::Reset),
+        };
+        let (transport, run) = (transport.clone(), Arc::clone(&run));
+        drop(spawn("connection", async move {
+            let mut open = open;
+            let limit = open.shared.limits.head;
+            open.ended = match timeout(limit, transport.establish(stream)).await {
+                Ok(Ok(stream)) => run(stream, peer).await,
+                Ok(Err(_)) | Err(_) => Ended::unserved(Closed::TlsFailed),
+            };
+        }));
+    }
+}
+
+/// A connection that is open. Also one whose task panics is closed.
+struct Open {
+    shared: Arc<Shared>,
+    peer: Option<SocketAddr>,
+    ended: Ended,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.closed(self.ended, self.peer);
+    }
+}
+
+/// Whether only one connection is concerned, which is gone.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    )
+}

@@ -1,0 +1,82 @@
+//! How a server ends: nothing new, what runs to its end, and a bound on all of it.
+
+use std::time::Duration;
+
+/// Where a server is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Serving,
+    /// Nothing new is accepted, connections end with their calls.
+    Draining,
+    /// What still runs is ended in the service's place.
+    Cutting,
+    /// What did not even take that is dropped.
+    Ended,
+}
+
+/// How a server that is asked to stop goes about it. Three steps, each bounded:
+///
+/// 1. [`Health`](crate::ops::health::Health) says `draining`, and all goes on for [`notice`](Self::notice), so that whoever sends
+///    calls sees it.
+/// 2. The listeners close, connections are told to end (`Connection: close`, GOAWAY), and calls end by themselves,
+///    within [`deadline`](Self::deadline).
+/// 3. What still runs is cut off: callers get 503, status 14 of gRPC, or a body that is cut. Its outcome is `drained`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub(super) notice: Duration,
+    pub(super) deadline: Duration,
+}
+
+/// For what is cut off to be told so.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
+
+impl Drain {
+    /// The usual times.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long the server goes on as before, but for its readiness. Default: 5 s. Kubernetes takes a pod out of its
+    /// endpoints while it signals it, not before, and that takes some seconds.
+    #[must_use]
+    pub fn notice(mut self, notice: Duration) -> Self {
+        self.notice = notice;
+        self
+    }
+
+    /// How long calls may take from then on. Default: 20 s; with the notice that leaves 5 s of the 30 s after which
+    /// Kubernetes kills by default.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            notice: Duration::from_secs(5),
+            deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Calls that ended by themselves while it drained.
+    pub drained: u64,
+    /// Calls that were cut off.
+    pub cut: u64,
+    /// Connections that were open at the end of the deadline.
+    pub connections_cut: u64,
+}
+
+impl Report {
+    /// What a process should end with: 0, or 3 when calls were cut off.
+    pub fn exit_code(&self) -> u8 {
+        if self.cut == 0 { 0 } else { 3 }
+    }
+}

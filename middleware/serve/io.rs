@@ -1,0 +1,130 @@
+//! The bytes of a connection, watched.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{conn::Conn, counts::Closed};
+use crate::clock;
+
+pin_project! {
+    /// Tells the connection what comes, and whether the peer takes what goes.
+    #[derive(Debug)]
+    pub(super) struct Io<T> {
+        #[pin]
+        inner: T,
+        conn: Arc<Conn>,
+        blocked: bool,
+        is_two: bool,
+    }
+}
+
+impl<T> Io<T> {
+    pub(super) fn new(inner: T, conn: Arc<Conn>) -> Self {
+        Self {
+            inner,
+            conn,
+            blocked: false,
+            is_two: false,
+        }
+    }
+}
+
+/// Tells of a change.
+fn note<R>(conn: &Conn, blocked: &mut bool, polled: Poll<R>) -> Poll<R> {
+    if polled.is_pending() != *blocked {
+        *blocked = polled.is_pending();
+        conn.wrote(*blocked, clock::now());
+    }
+    polled
+}
+
+/// The library tells the peer why it ends a connection of HTTP/2, in its GOAWAY, and nobody else.
+fn note_flood(conn: &Conn, written: &[u8]) {
+    let tail = written.len().saturating_sub(LONGEST);
+    let tail = written.get(tail..).unwrap_or_default();
+    if !tail.windows(BEGIN.len()).any(|part| part == BEGIN) {
+        return;
+    }
+    for reason in [
+        Closed::TooManyResets,
+        Closed::TooManyInternalResets,
+        Closed::TooManyDataFrames,
+        Closed::TooManyContinuations,
+    ] {
+        if tail.ends_with(reason.label().as_bytes()) {
+            conn.floods(reason);
+        }
+    }
+}
+
+/// How all of these begin, and how long the longest is.
+const BEGIN: &[u8] = b"too_many_";
+const LONGEST: usize = 32;
+
+impl<T: AsyncRead> AsyncRead for Io<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buffer.filled().len();
+        let polled = this.inner.poll_read(context, buffer);
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() {
+            *this.is_two = this.conn.read(read, clock::now());
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for Io<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        if *this.is_two {
+            note_flood(this.conn, bytes);
+        }
+        let polled = this.inner.poll_write(context, bytes);
+        note(this.conn, this.blocked, polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        if let (true, Some(last)) = (*this.is_two, bytes.last()) {
+            note_flood(this.conn, last);
+        }
+        let polled = this.inner.poll_write_vectored(context, bytes);
+        note(this.conn, this.blocked, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let polled = this.inner.poll_flush(context);
+        note(this.conn, this.blocked, polled)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let polled = this.inner.poll_shutdown(context);
+        note(this.conn, this.blocked, polled)
+    }
+}

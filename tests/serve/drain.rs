@@ -1,0 +1,177 @@
+//! The end of a server: no call is lost that could end.
+
+use std::time::{Duration, Instant};
+
+use plimsoll::{
+    ops::health::Health,
+    serve::{Closed, Drain},
+    server::access_log::AccessLogLayer,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    common::lines::Lines,
+    support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed},
+};
+
+#[tokio::test]
+async fn a_call_that_runs_ends_and_nothing_new_is_taken() {
+    let doors = Doors::default();
+    let server = run(server(app(&doors))).await;
+    let mut resting = server.connect().await;
+    send(&mut resting, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut stream = server.connect().await;
+    send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    server.control.drain();
+    // The connection that rests ends at once, and the listener is gone.
+    assert!(until_closed(&mut resting).await.ends_with("ok"));
+    eventually(|| std::net::TcpStream::connect(server.address).is_err()).await;
+    doors.go.notify_one();
+    let answer = until_closed(&mut stream).await;
+    assert!(answer.ends_with("waited"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    let report = server.end().await;
+    assert_eq!((report.drained, report.cut, report.exit_code()), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn half_heads_and_endless_streams_do_not_hold_it_up() {
+    let doors = Doors::default();
+    let server = run(server(app(&doors)).head_timeout(BOUND).write_stall(BOUND)).await;
+    let mut half = server.connect().await;
+    send(&mut half, b"GET / HTTP/1.1\r\nhost: a\r\n").await;
+    let mut endless = server.connect().await;
+    send(&mut endless, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut waiting = server.connect().await;
+    send(&mut waiting, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    eventually(|| server.connections.calls() == 2).await;
+    let began = Instant::now();
+    let connections = server.connections.clone();
+    let (report, answer) = tokio::join!(server.end(), until_closed(&mut waiting));
+    assert!(began.elapsed() < LIMIT * 10 + Duration::from_secs(1));
+    assert_eq!((report.drained, report.cut, report.exit_code()), (0, 2, 3));
+    // Who still waited for a head is told why there is none.
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("plimsoll-reason: drained"), "{answer}");
+    assert_eq!(connections.open(), 0);
+    assert_eq!(connections.closed(Closed::Drain), 3);
+}
+
+#[tokio::test]
+async fn a_second_request_to_end_cuts_at_once() {
+    let doors = Doors::default();
+    let slow = Drain::new().notice(BOUND).deadline(BOUND);
+    let server = run(server(app(&doors)).drain(slow)).await;
+    let mut waiting = server.connect().await;
+    send(&mut waiting, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    let began = Instant::now();
+    server.control.cut();
+    let (report, answer) = tokio::join!(server.end(), until_closed(&mut waiting));
+    assert!(began.elapsed() < BOUND / 2);
+    assert_eq!(report.cut, 1);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_is_told_and_its_line_says_drained() {
+    let doors = Doors::default();
+    let lines = Lines::listen();
+    let server = run(server(app(&doors).layer(AccessLogLayer::new()))).await;
+    let (mut client, connection) = h2::client::handshake(server.connect().await)
+        .await
+        .expect("a handshake");
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/wait", server.address);
+    let request = http::Request::get(uri).body(()).expect("a request");
+    let (head, _) = client.send_request(request, true).expect("sent");
+    doors.begun.notified().await;
+    drop::<h2::client::SendRequest<bytes::Bytes>>(client);
+    let (report, head) = tokio::join!(server.end(), head);
+    let head = head.expect("an answer");
+    assert_eq!(head.status(), 503);
+    assert_eq!(head.headers()["plimsoll-reason"], "drained");
+    assert_eq!(report.cut, 1);
+    connection.await.expect("no panic").expect("a clean end");
+    assert_eq!(lines.access(1).await[0]["outcome"], "drained");
+}
+
+#[tokio::test]
+async fn a_caller_of_grpc_is_told_in_its_own_words() {
+    let doors = Doors::default();
+    let server = run(server(app(&doors)).write_stall(BOUND)).await;
+    let (mut client, connection) = h2::client::handshake(server.connect().await)
+        .await
+        .expect("a handshake");
+    tokio::spawn(connection);
+    let mut call = |path: &str| {
+        let request = http::Request::get(format!("http://{}{path}", server.address))
+            .header("content-type", "application/grpc")
+            .body(())
+            .expect("a request");
+        client.send_request(request, true).expect("sent").0
+    };
+    let (waiting, streaming) = (call("/wait"), call("/forever"));
+    let streaming = streaming.await.expect("a head");
+    doors.begun.notified().await;
+    let (report, head) = tokio::join!(server.end(), waiting);
+    assert_eq!(report.cut, 2);
+    let head = head.expect("an answer");
+    assert_eq!(
+        (head.status(), &head.headers()["grpc-status"]),
+        (http::StatusCode::OK, &"14".parse().expect("a value"))
+    );
+    let mut body = streaming.into_body();
+    assert!(body.data().await.is_none(), "nothing was sent");
+    let trailers = body.trailers().await.expect("no reset").expect("trailers");
+    assert_eq!(trailers["grpc-status"], "14");
+    assert_eq!(trailers["plimsoll-reason"], "drained");
+}
+
+#[tokio::test]
+async fn readiness_goes_first_and_operators_are_answered_to_the_end() {
+    let doors = Doors::default();
+    let health = Health::new();
+    let draining = health.clone();
+    let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let probes = admin.local_addr().expect("an address");
+    let notice = Drain::new().notice(LIMIT).deadline(BOUND);
+    let server = server(app(&doors))
+        .drain(notice)
+        .admin(admin, health.routes())
+        .on_drain(move || draining.drain());
+    let server = run(server).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    let ready = || async {
+        let mut probe = tokio::net::TcpStream::connect(probes).await.expect("open");
+        send(
+            &mut probe,
+            b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        until_closed(&mut probe).await
+    };
+    assert!(ready().await.starts_with("HTTP/1.1 200 "));
+    server.control.drain();
+    eventually_not_ready(&health).await;
+    assert!(ready().await.contains("draining"));
+    assert!(server.ask("/ok").await.ends_with("ok"), "it still serves");
+    eventually(|| std::net::TcpStream::connect(server.address).is_err()).await;
+    assert!(ready().await.contains("draining"), "to the end");
+    doors.go.notify_one();
+    assert!(until_closed(&mut stream).await.ends_with("waited"));
+    assert_eq!(server.end().await.cut, 0);
+}
+
+async fn eventually_not_ready(health: &Health) {
+    while health.status().await.is_ready() {
+        tokio::task::yield_now().await;
+    }
+}
