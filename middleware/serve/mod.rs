@@ -438,7 +438,7 @@ where
     B::Error: Into<BoxError>,
 {
     let shared = Arc::clone(shared);
-    Arc::new(move |stream, peer| {
+    Arc::new(move |stream, peer, came| {
         let limits = Arc::clone(&shared.limits);
         let conn = Conn::new(limits, Arc::clone(&shared.counts), clock::now());
         let conn = Arc::new(conn);
@@ -448,7 +448,8 @@ where
             let one = Arc::clone(&conn);
             let reason = match delay {
                 Some(delay) => {
-                    connection::serve(delay.watch(stream), service, one, peer, phase).await
+                    connection::serve(delay.watch_since(stream, came), service, one, peer, phase)
+                        .await
                 }
                 None => connection::serve(stream, service, one, peer, phase).await,
             };

@@ -69,9 +69,14 @@ impl ReadDelay {
         }
     }
 
-    /// Times this connection.
+    /// Times this connection, which was accepted just now.
     pub fn watch<T>(&self, connection: T) -> Timed<T> {
-        Timed::new(connection, self.clone())
+        self.watch_since(connection, Some(clock::now()))
+    }
+
+    /// Times this connection. Its first request counts from when it came, if that is known.
+    pub(crate) fn watch_since<T>(&self, connection: T, came: Option<Instant>) -> Timed<T> {
+        Timed::new(connection, self.clone(), came)
     }
 
     /// The share of calls that is refused just now: 0 to 0.98.

@@ -51,9 +51,9 @@ impl Wake for Stamp {
 }
 
 impl<T> Timed<T> {
-    pub(super) fn new(inner: T, delay: ReadDelay) -> Self {
-        // A connection that has just come may bring its request along.
-        let stamp = Arc::new(Stamp(Mutex::new((Some(clock::now()), None))));
+    /// A connection that came just now may have brought its request along.
+    pub(super) fn new(inner: T, delay: ReadDelay, came: Option<Instant>) -> Self {
+        let stamp = Arc::new(Stamp(Mutex::new((came, None))));
         Self {
             inner,
             delay,
