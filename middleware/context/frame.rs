@@ -58,7 +58,7 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline]
     fn of<B>(request: &Request<B>) -> Box<Self> {
-        let mut frame = kept::take(&FREE).unwrap_or_default();
+        let mut frame = kept::take(&FREE);
         frame.read(request.headers(), request.uri());
         frame
     }

@@ -19,54 +19,52 @@ impl<T> Free<T> {
     }
 }
 
-/// A box that was kept, if there is one.
+/// A box that was kept, or a new one.
 #[inline]
-pub(crate) fn take<T>(from: &'static LocalKey<Free<T>>) -> Option<Box<T>> {
+pub(crate) fn take<T: Default>(from: &'static LocalKey<Free<T>>) -> Box<T> {
     let taken = from.try_with(|Free(free)| free.try_borrow_mut().ok()?.pop());
-    taken.ok().flatten()
+    taken.ok().flatten().unwrap_or_default()
 }
 
-/// Keeps a box, unless there are enough. It is emptied before.
+/// Keeps a box, unless there are enough. Before, it is made as if it were new.
 #[inline]
 pub(crate) fn keep<T>(
     from: &'static LocalKey<Free<T>>,
-    mut freed: Box<T>,
-    empty: impl FnOnce(&mut T),
+    mut used: Box<T>,
+    clear: impl FnOnce(&mut T),
 ) {
-    empty(&mut freed);
+    clear(&mut used);
     // swallow: none, where a thread ends and keeps nothing the box is simply freed
     let _freed = from.try_with(|Free(free)| {
         if let Ok(mut free) = free.try_borrow_mut()
             && free.len() < MOST
         {
-            free.push(freed);
+            free.push(used);
         }
     });
 }
 
-/// What is kept in a box that was used before, and will be again.
-pub(crate) trait Keep: Sized + 'static {
+/// What lies in boxes that are used again.
+pub(crate) trait Keep: Default + 'static {
     /// The thread's boxes of this kind.
-    fn free() -> &'static LocalKey<Free<Option<Self>>>;
+    fn free() -> &'static LocalKey<Free<Self>>;
 }
 
-/// A box of the thread's, as long as a value is in it. Small, however large the value: it is moved often.
-pub(crate) struct Kept<T: Keep>(Option<Box<Option<T>>>);
+/// A box of the thread's. It is small, however large what lies in it: for what is moved often.
+pub(crate) struct Kept<T: Keep>(Option<Box<T>>);
 
-impl<T: Keep> Kept<T> {
+impl<T: Keep> Default for Kept<T> {
     #[inline]
-    pub(crate) fn new(value: T) -> Self {
-        let mut kept = take(T::free()).unwrap_or_default();
-        *kept = Some(value);
-        Self(Some(kept))
+    fn default() -> Self {
+        Self(Some(take(T::free())))
     }
 }
 
 impl<T: Keep> Drop for Kept<T> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(kept) = self.0.take() {
-            keep(T::free(), kept, |value| *value = None);
+        if let Some(used) = self.0.take() {
+            keep(T::free(), used, |value| *value = T::default());
         }
     }
 }
@@ -76,16 +74,18 @@ impl<T: Keep> Deref for Kept<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        let value = self.0.as_deref().and_then(Option::as_ref);
-        value.expect("it is there until this is dropped")
+        self.0
+            .as_deref()
+            .expect("it is there until this is dropped")
     }
 }
 
 impl<T: Keep> DerefMut for Kept<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        let value = self.0.as_deref_mut().and_then(Option::as_mut);
-        value.expect("it is there until this is dropped")
+        self.0
+            .as_deref_mut()
+            .expect("it is there until this is dropped")
     }
 }
 

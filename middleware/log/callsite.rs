@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::slice;
 
 use tracing::Metadata;
 use tracing::field::Field;
 
+use super::access;
 use super::form::{Form, NONE};
 use super::line::{Again, Line, Ready, Reserved};
 use super::schema::Unit;
@@ -25,6 +27,8 @@ pub(super) struct Callsite {
     /// Level, target, and the service's names; see [`Form::callsite`].
     pub(super) head: Vec<u8>,
     pub(super) access: bool,
+    /// True where a whole line is lent along with the event, none of it nested; see [`access::lent`].
+    pub(super) whole: bool,
     /// True for records of the `log` crate: one callsite speaks for many places, and names the place in fields.
     pub(super) foreign: bool,
     keys: Vec<Option<Key>>,
@@ -56,12 +60,21 @@ impl Callsite {
             }
             Key::new(form, &mut line, field.name(), own, reserved)
         });
+        let keys: Vec<Option<Key>> = keys.collect();
+        let flat = keys.iter().flatten().all(|key| key.nested.is_none());
         Self {
             head,
             access,
+            whole: access && flat && metadata.module_path() == Some(access::MODULE),
             foreign,
-            keys: keys.collect(),
+            keys,
         }
+    }
+
+    /// The keys of all fields in their order.
+    #[inline]
+    pub(super) fn keys(&self) -> slice::Iter<'_, Option<Key>> {
+        self.keys.iter()
     }
 
     /// The key of a field; `None` if the field is not written.

@@ -180,23 +180,24 @@ impl Form {
         });
     }
 
-    /// The end of an access line: ids that it did not bring itself, then what handlers added.
-    pub(super) fn call(&self, line: &mut Line) {
+    /// The end of an access line: ids, unless it brought them itself, then what handlers added.
+    pub(super) fn call(&self, line: &mut Line, has_ids: bool) {
         let base = self.schema.base();
         context::current(|call| {
             let trace = call.trace();
-            for (key, value) in [
-                (
-                    Some(base.request_id),
-                    call.request_id().map(|id| id.as_str()),
-                ),
-                (Some(base.trace_id), trace.map(|trace| trace.trace_id())),
-                (Some(base.span_id), trace.map(|trace| trace.span_id())),
-                (base.trace_flags, trace.map(|trace| trace.flags_hex())),
-            ] {
-                if let (Some(key), Some(value)) = (key, value) {
-                    field(line, key, value);
+            if !has_ids {
+                for (key, value) in [
+                    (base.request_id, call.request_id().map(|id| id.as_str())),
+                    (base.trace_id, trace.map(|trace| trace.trace_id())),
+                    (base.span_id, trace.map(|trace| trace.span_id())),
+                ] {
+                    if let Some(value) = value {
+                        field(line, key, value);
+                    }
                 }
+            }
+            if let (Some(key), Some(trace)) = (base.trace_flags, trace) {
+                field(line, key, trace.flags_hex());
             }
             for (name, value) in call.fields() {
                 if line.begin(name, &self.in_access, Again::Prefix) {

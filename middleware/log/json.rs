@@ -9,6 +9,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::access::{self, Facts};
 use super::callsite::{ACCESS, Callsite};
 use super::form::{Form, Identity, field};
 use super::line::{Again, Line, Reserved};
@@ -191,21 +192,26 @@ impl JsonLayer {
         if !access {
             form.ids(line);
         }
-        let mut fields = EventFields {
-            line,
-            nested,
-            callsite,
-            nested_key: None,
-        };
-        event.record(&mut Visitor(&mut fields));
-        fields.close_nested(form.reserved_for(access));
+        let out = line.bytes();
+        let lent =
+            callsite.whole && access::lent(|it, tell| tell(it, &mut Facts::of(callsite, out)));
+        if !lent {
+            let mut fields = EventFields {
+                line,
+                nested,
+                callsite,
+                nested_key: None,
+            };
+            event.record(&mut Visitor(&mut fields));
+            fields.close_nested(form.reserved_for(access));
+        }
         let reserved = if access {
             &form.in_access
         } else {
             &form.reserved
         };
         if access {
-            form.call(line);
+            form.call(line, lent);
         }
         let mut named = access;
         for span in context.event_scope(event).into_iter().flatten() {
@@ -246,20 +252,25 @@ impl Fields for EventFields<'_> {
             self.line.mark_cut();
         }
         if let Some(key) = self.nested_key {
-            let before: &[u8] = if self.nested.is_empty() {
-                b"{\""
-            } else {
-                b",\""
-            };
-            self.nested.extend_from_slice(before);
-            self.nested.extend_from_slice(key.as_bytes());
-            self.nested.extend_from_slice(b"\":");
-            self.line.move_value(self.nested, MAX_NESTED);
+            self.nest(key);
         }
     }
 }
 
 impl EventFields<'_> {
+    /// Moves the field that was written last into the nested object.
+    fn nest(&mut self, key: &str) {
+        let before: &[u8] = if self.nested.is_empty() {
+            b"{\""
+        } else {
+            b",\""
+        };
+        self.nested.extend_from_slice(before);
+        self.nested.extend_from_slice(key.as_bytes());
+        self.nested.extend_from_slice(b"\":");
+        self.line.move_value(self.nested, MAX_NESTED);
+    }
+
     fn close_nested(&mut self, reserved: &Reserved) {
         let some = !self.nested.is_empty();
         if some

@@ -73,6 +73,13 @@ pub(super) struct Ready {
     bit: u64,
 }
 
+impl Ready {
+    #[inline]
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+}
+
 /// Where a field stands in the line: `,"key":value`.
 #[derive(Clone, Copy, Debug)]
 struct Field {

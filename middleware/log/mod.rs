@@ -12,6 +12,7 @@
 //! [`init`] and [`Setup`] do it all. For a subscriber of your own, [`JsonLayer`] is the formatter and [`Writer`] the
 //! queue and thread behind it.
 
+pub(crate) mod access;
 mod callsite;
 mod drain;
 mod escape;

@@ -60,7 +60,7 @@ pub enum Schema {
 
 /// What a number of milliseconds becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     AsIs,
     Seconds,
     Nanoseconds,

@@ -118,13 +118,13 @@ fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) -> bool {
     false
 }
 
-fn boolean(out: &mut Vec<u8>, value: bool) -> bool {
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) -> bool {
     out.extend_from_slice(if value { b"true" } else { b"false" });
     false
 }
 
 /// Appends what `Debug` says. A value that panics does not take the call with it: its place in the line tells.
-fn debug(out: &mut Vec<u8>, value: &dyn Debug) -> bool {
+pub(super) fn debug(out: &mut Vec<u8>, value: &dyn Debug) -> bool {
     out.push(b'"');
     let start = out.len();
     let formatted = catch_unwind(AssertUnwindSafe(|| {

@@ -125,6 +125,13 @@ impl<O: Observer> Watch<O> {
         self.0.as_mut()
     }
 
+    #[inline]
+    pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
+        if let Some(observer) = &mut self.0 {
+            observer.on_head(response);
+        }
+    }
+
     /// The watch itself, for the body that outlives the future.
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())

@@ -166,9 +166,12 @@ where
         match this.stage.as_mut().project() {
             StageProjection::Service { .. } => this.poll_service(context),
             StageProjection::Plimsoll { answer } => {
-                let answer = mem::take(answer).map(|bytes| Content::Own { bytes });
+                let mut answer = mem::take(answer).map(|bytes| Content::Own { bytes });
                 this.stage.set(Stage::Ended);
-                Poll::Ready(Ok(this.head(answer, |content| content)))
+                let entered = this.scope.enter();
+                this.watch.head(&mut answer);
+                drop(entered);
+                Poll::Ready(Ok(this.watched(answer, |content| content)))
             }
             StageProjection::Ended => panic!("polled again after it was ready"),
         }
@@ -201,9 +204,10 @@ where
         }
         guard.disarm();
         match ready!(polled) {
-            Ok(response) => {
+            Ok(mut response) => {
+                self.watch.head(&mut response);
                 drop(entered);
-                Poll::Ready(Ok(self.head(response, |inner| Content::Inner { inner })))
+                Poll::Ready(Ok(self.watched(response, |inner| Content::Inner { inner })))
             }
             Err(error) => {
                 self.watch.end(End::Failed(Fault::of_service(&error)));
@@ -214,9 +218,9 @@ where
 
     /// The head is there: from here on the body is watched.
     #[inline]
-    fn head<A, B>(
+    fn watched<A, B>(
         self,
-        mut response: Response<A>,
+        response: Response<A>,
         content: impl FnOnce(A) -> Content<B>,
     ) -> Response<ResponseBody<B, O>>
     where
@@ -224,10 +228,6 @@ where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        if let Some(observer) = self.watch.observer() {
-            let _entered = self.scope.enter();
-            observer.on_head(&mut response);
-        }
         let rest = Rest::of(&response, *self.facts);
         let (watch, scope) = (self.watch.take(), self.scope.take());
         response.map(|body| ResponseBody::new(content(body), rest, watch, scope))

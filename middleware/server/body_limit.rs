@@ -150,7 +150,7 @@ where
                 let cause = BodyTooLarge { max_bytes }.cause();
                 scope.update(|frame| frame.journal_mut().note(cause));
                 let rejection = Rejection::new(Reason::TooLarge, LAYER);
-                ResponseFuture::reject(rejection, &request, (), scope)
+                ResponseFuture::reject_reusing(rejection, request, (), scope)
             }
         }
     }

@@ -252,7 +252,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match Shared::decide(&self.shared, &Call::of(&request), clock::now()) {
             (admission, None) => ResponseFuture::call(self.inner.call(request), admission),
-            (admission, Some(no)) => ResponseFuture::reject(no, &request, admission),
+            (admission, Some(no)) => ResponseFuture::reject(no, request, admission),
         }
     }
 }

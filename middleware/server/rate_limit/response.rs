@@ -34,16 +34,9 @@ pin_project! {
         },
         // `None` once it was told.
         Rejected {
-            answer: Option<Answer>,
+            answer: Option<Response<Bytes>>,
         },
     }
-}
-
-/// What is told in place of the service.
-struct Answer {
-    rejection: Rejection,
-    protocol: Protocol,
-    id: Option<RequestId>,
 }
 
 impl<F> ResponseFuture<F> {
@@ -55,18 +48,18 @@ impl<F> ResponseFuture<F> {
         }
     }
 
+    /// The answer takes over the memory of the request.
     #[inline]
     pub(super) fn reject<B>(
         rejection: Rejection,
-        request: &Request<B>,
+        request: Request<B>,
         admission: Admission,
     ) -> Self {
-        let id = request.extensions().get::<RequestId>();
-        let answer = Answer {
-            rejection,
-            protocol: Protocol::of(request.headers()),
-            id: id.cloned().or_else(RequestId::current),
-        };
+        let (head, _body) = request.into_parts();
+        let protocol = Protocol::of(&head.headers);
+        let id = head.extensions.get::<RequestId>().cloned();
+        let id = id.or_else(RequestId::current);
+        let answer = rejection.answer(protocol, id.as_ref(), head.headers, head.extensions);
         Self {
             state: State::Rejected {
                 answer: Some(answer),
@@ -92,10 +85,7 @@ where
             StateProjection::Rejected { answer } => {
                 let answer = answer.take();
                 let answer = answer.expect("not polled again after it was ready");
-                let response = answer
-                    .rejection
-                    .into_response(answer.protocol, answer.id.as_ref());
-                response.map(|bytes| Content::Own { bytes })
+                answer.map(|bytes| Content::Own { bytes })
             }
         };
         this.admission.tell(response.headers_mut());

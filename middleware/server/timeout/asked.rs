@@ -10,20 +10,22 @@ use crate::{
 };
 
 /// The time that the caller still waits, the least that its headers say. A call of HTTP has no `grpc-timeout`, and the
-/// header of HTTP is read only where the peer is trusted.
+/// header of HTTP is read only where the peer is trusted, and not looked for where nobody is.
 #[inline]
 pub(super) fn asked(
     headers: &HeaderMap,
     protocol: Protocol,
-    trusted: impl FnOnce() -> bool,
+    trusted: Option<impl Fn() -> bool>,
 ) -> Result<Option<Duration>, Malformed> {
     let of_grpc = match protocol.is_grpc() {
         true => told(headers, &GRPC_TIMEOUT)?,
         false => None,
     };
-    let of_http = match headers.contains_key(REQUEST_DEADLINE) && trusted() {
-        true => told(headers, &REQUEST_DEADLINE)?,
-        false => None,
+    let of_http = match trusted {
+        Some(trusted) if headers.contains_key(REQUEST_DEADLINE) && trusted() => {
+            told(headers, &REQUEST_DEADLINE)?
+        }
+        _ => None,
     };
     Ok(match (of_grpc, of_http) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -121,7 +123,7 @@ mod tests {
                 headers.append(*name, HeaderValue::from_static(value));
             }
             assert_eq!(
-                asked(&headers, protocol, || trusted),
+                asked(&headers, protocol, Some(|| trusted)),
                 expected,
                 "{protocol:?} {lines:?}"
             );

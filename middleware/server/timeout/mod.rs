@@ -222,7 +222,7 @@ where
                 let mut starting = Starting::of(&mut self.inner, timing);
                 ResponseFuture::call(&mut starting, request, (), scope)
             }
-            Err(rejection) => ResponseFuture::reject(rejection, &request, (), scope),
+            Err(rejection) => ResponseFuture::reject_reusing(rejection, request, (), scope),
         }
     }
 }

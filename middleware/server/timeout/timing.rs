@@ -67,11 +67,12 @@ impl Timing {
     ) -> Result<Self, Rejection> {
         let settings = &shared.settings;
         let protocol = scope.protocol(request);
-        let trusted = || {
-            let peer = PeerAddr::of(request.extensions());
-            let trusted = settings.trusted.as_ref().zip(peer);
-            trusted.is_some_and(|(trusted, peer)| trusted.trusts(peer.0.ip()))
-        };
+        let trusted = settings.trusted.as_ref().map(|trusted| {
+            || {
+                let peer = PeerAddr::of(request.extensions());
+                peer.is_some_and(|peer| trusted.trusts(peer.0.ip()))
+            }
+        });
         let asked = asked(request.headers(), protocol, trusted).map_err(|malformed| {
             shared.counts.malformed();
             reject(scope, Reason::Malformed, malformed.to_string())

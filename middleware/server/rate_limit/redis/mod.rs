@@ -163,7 +163,7 @@ where
                 return RedisFuture::Decided { future };
             }
             Deciding::Now((admission, Some(no))) => {
-                let future = ResponseFuture::reject(no, &request, admission);
+                let future = ResponseFuture::reject(no, request, admission);
                 return RedisFuture::Decided { future };
             }
         };
@@ -230,7 +230,7 @@ where
                     } = waiting.take().expect("it waits until it is decided");
                     match rejection {
                         None => ResponseFuture::call(service.call(request), admission),
-                        Some(no) => ResponseFuture::reject(no, &request, admission),
+                        Some(no) => ResponseFuture::reject(no, request, admission),
                     }
                 }
             };
