@@ -1,9 +1,8 @@
 //! Wakes those who wait until there is room again.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use std::task::Waker;
+
+use super::outside::{Mutex, MutexGuard, PoisonError};
 
 /// Those who wait for room, each with a number of its own.
 #[derive(Debug, Default)]

@@ -23,6 +23,7 @@ mod desk;
 mod gate;
 mod handle;
 mod memory;
+mod outside;
 mod permit;
 mod queue;
 mod report;
