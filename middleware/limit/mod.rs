@@ -26,7 +26,6 @@ mod memory;
 mod outside;
 mod permit;
 mod queue;
-mod report;
 mod rules;
 mod share;
 mod shared;
