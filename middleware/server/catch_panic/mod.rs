@@ -11,8 +11,9 @@
 //! let app: Router = Router::new().route("/order", get(order)).layer(CatchPanicLayer::new());
 //! ```
 
+mod burst;
+
 use std::{
-    collections::VecDeque,
     fmt,
     num::NonZeroU32,
     pin::Pin,
@@ -22,7 +23,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -41,6 +42,7 @@ use crate::{
     panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
+use burst::Burst;
 
 const LAYER: &str = "catch_panic";
 
@@ -445,56 +447,5 @@ impl Catcher {
             content,
             catcher: self.clone(),
         })
-    }
-}
-
-/// Tells when there were too many panics within a window.
-#[derive(Debug)]
-struct Burst {
-    most: NonZeroU32,
-    window: Duration,
-    seen: VecDeque<Instant>,
-}
-
-impl Burst {
-    fn new(most: NonZeroU32, window: Duration) -> Self {
-        Self {
-            most,
-            window,
-            seen: VecDeque::new(),
-        }
-    }
-
-    fn add(&mut self, now: Instant) -> bool {
-        self.seen.push_back(now);
-        while self
-            .seen
-            .front()
-            .is_some_and(|&first| now.saturating_duration_since(first) > self.window)
-        {
-            self.seen.pop_front();
-        }
-        u32::try_from(self.seen.len()).is_ok_and(|seen| seen >= self.most.get())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_so_many_panics_within_the_window() {
-        let start = clock::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut burst = Burst::new(
-            NonZeroU32::new(3).expect("not zero"),
-            Duration::from_millis(100),
-        );
-        assert_eq!(
-            [0, 60, 120].map(|millis| burst.add(at(millis))),
-            [false, false, false]
-        );
-        assert!(burst.add(at(150)), "60, 120 and 150 lie within 100 ms");
-        assert!(!burst.add(at(1_000)));
     }
 }
