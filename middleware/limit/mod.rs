@@ -26,6 +26,7 @@ mod memory;
 mod outside;
 mod permit;
 mod queue;
+mod read_delay;
 mod rules;
 mod share;
 mod shared;
@@ -46,6 +47,9 @@ pub use handle::{LimitHandle, Rejected};
 pub use memory::MemoryGate;
 pub use permit::Admission;
 use queue::Bounds;
+#[cfg(feature = "axum")]
+pub use read_delay::TimedListener;
+pub use read_delay::{ReadDelay, Timed};
 pub(crate) use rules::{Rules, rules};
 use shared::Shared;
 use state::Start;

@@ -1,6 +1,12 @@
 //! Where connections come from.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -14,7 +20,7 @@ use super::{
     drain::Phase,
     reached,
 };
-use crate::task::spawn;
+use crate::{clock, task::spawn};
 
 /// The first wait after an error that is not a connection's; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
@@ -50,6 +56,9 @@ impl Listener for TcpListener {
 pub(super) trait Transport<T>: Clone + Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Whether nothing is exchanged before the first request.
+    const IS_IMMEDIATE: bool;
+
     fn establish(&self, stream: T) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -63,14 +72,19 @@ where
 {
     type Stream = T;
 
+    const IS_IMMEDIATE: bool = true;
+
     async fn establish(&self, stream: T) -> io::Result<T> {
         Ok(stream)
     }
 }
 
 /// Runs one connection to its end.
-pub(super) type Run<T> =
-    Arc<dyn Fn(T, Option<SocketAddr>) -> Pin<Box<dyn Future<Output = Ended> + Send>> + Send + Sync>;
+pub(super) type Run<T> = Arc<
+    dyn Fn(T, Option<SocketAddr>, Option<Instant>) -> Pin<Box<dyn Future<Output = Ended> + Send>>
+        + Send
+        + Sync,
+>;
 
 /// Accepts until the server drains. Neither an error of a connection nor a lack of descriptors ends it.
 pub(super) async fn accept<L, T>(
@@ -89,7 +103,10 @@ pub(super) async fn accept<L, T>(
         let accepted = tokio::select! {
             biased;
             () = reached(shared.phase.subscribe(), until) => return,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                shared.room().await;
+                listener.accept().await
+            } => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -115,11 +132,12 @@ pub(super) async fn accept<L, T>(
             ended: Ended::unserved(Closed::Reset),
         };
         let (transport, run) = (transport.clone(), Arc::clone(&run));
+        let came = T::IS_IMMEDIATE.then(clock::now);
         drop(spawn("connection", async move {
             let mut open = open;
             let limit = open.shared.limits.head;
             open.ended = match timeout(limit, transport.establish(stream)).await {
-                Ok(Ok(stream)) => run(stream, peer).await,
+                Ok(Ok(stream)) => run(stream, peer, came).await,
                 Ok(Err(_)) | Err(_) => Ended::unserved(Closed::TlsFailed),
             };
         }));

@@ -1,6 +1,6 @@
 //! What the listeners and connections of one server share.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use tracing::field;
@@ -10,7 +10,7 @@ use super::{
     drain::Phase,
     limits::Limits,
 };
-use crate::{clock, report::Report};
+use crate::{clock, limit::ReadDelay, report::Report};
 
 const TARGET: &str = "plimsoll::serve";
 
@@ -22,7 +22,12 @@ pub(super) struct Shared {
     changed: watch::Sender<()>,
     began: Instant,
     faults: Report,
+    pub(super) delay: Option<ReadDelay>,
+    room: Option<Room>,
 }
+
+/// Says when one more connection may be accepted.
+pub(super) type Room = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl Shared {
     pub(super) fn new(limits: Limits, counts: Arc<Counts>) -> Self {
@@ -33,6 +38,23 @@ impl Shared {
             changed: watch::Sender::new(()),
             began: clock::now(),
             faults: Report::default(),
+            delay: None,
+            room: None,
+        }
+    }
+
+    pub(super) fn with(self, delay: Option<ReadDelay>, room: Option<Room>) -> Self {
+        Self {
+            delay,
+            room,
+            ..self
+        }
+    }
+
+    /// Waits until a connection may be accepted.
+    pub(super) async fn room(&self) {
+        if let Some(room) = &self.room {
+            room().await;
         }
     }
 
