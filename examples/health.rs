@@ -7,12 +7,18 @@
 //! curl -X POST localhost:3000/break    # and ask again
 //! ```
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::Router;
-use axum::routing::{get, post};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use plimsoll::ops::health::{Check, Health};
 use tokio::net::TcpListener;
 

@@ -6,14 +6,14 @@
 //! curl -i localhost:9090/readyz
 //! ```
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use axum::{Router, routing::get};
-use plimsoll::ops::health::Health;
-use plimsoll::serve::{Drain, Server};
-use plimsoll::server::access_log::AccessLogLayer;
-use plimsoll::server::request_id::RequestIdLayer;
+use plimsoll::{
+    ops::health::Health,
+    serve::{Drain, Server},
+    server::{access_log::AccessLogLayer, request_id::RequestIdLayer},
+};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 

@@ -29,8 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let app = Router::new()
         .route("/orders/{id}", get(|| async { "on its way\n" }))
-        .layer(MetricsLayer::new(telemetry.meter()))
-        .layer(TraceContextLayer::new(telemetry.tracer().clone()));
+        .layer((
+            TraceContextLayer::new(telemetry.tracer().clone()),
+            MetricsLayer::new(telemetry.meter()),
+        ));
     let closed = async { signal::ctrl_c().await.expect("a signal can be waited for") };
     let calls = TcpListener::bind("127.0.0.1:3000").await?;
     let calls = axum::serve(calls, app).with_graceful_shutdown(closed);

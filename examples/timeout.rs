@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _log = plimsoll::log::init()?;
     let timeout = TimeoutLayer::new()
         .total(Duration::from_secs(2))
-        .trust("127.0.0.1".parse()?);
+        .deadline_from("127.0.0.1".parse()?);
     let app: Router = Router::new()
         .route("/quick", get(quick))
         .route("/slow", get(slow))

@@ -33,6 +33,7 @@ use tower_service::Service;
 use crate::{
     context::{Deadline, RequestId},
     gauge::{Gauges, Kind, Metric, Reading},
+    observe::Content,
     protocol::Protocol,
     rejection::{Reason, Rejection},
 };
@@ -152,15 +153,16 @@ where
         if let Some(inner) = this.inner.as_pin_mut() {
             let result = ready!(inner.poll(context));
             return Poll::Ready(result.map(|answer| {
-                answer.map(|body| MaybeSent {
-                    inner: Some(body),
-                    own: Bytes::new(),
+                answer.map(|inner| MaybeSent {
+                    content: Content::Inner { inner },
                 })
             }));
         }
         let answer = this.answer.take();
         let answer = answer.expect("not polled again after it was ready");
-        Poll::Ready(Ok(answer.map(|own| MaybeSent { inner: None, own })))
+        Poll::Ready(Ok(answer.map(|bytes| MaybeSent {
+            content: Content::Own { bytes },
+        })))
     }
 }
 
@@ -168,10 +170,8 @@ pin_project! {
     /// The body of the service's answer, or of the one in its place.
     #[derive(Debug)]
     pub struct MaybeSent<B> {
-        // `None` when it was too late.
         #[pin]
-        inner: Option<B>,
-        own: Bytes,
+        content: Content<B>,
     }
 }
 
@@ -186,21 +186,14 @@ where
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        if let Some(inner) = this.inner.as_pin_mut() {
-            return inner.poll_frame(context);
-        }
-        let own = std::mem::take(this.own);
-        Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))))
+        self.project().content.poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        let inner = self.inner.as_ref();
-        inner.map_or(self.own.is_empty(), Body::is_end_stream)
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let own = || SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX));
-        self.inner.as_ref().map_or_else(own, Body::size_hint)
+        self.content.size_hint()
     }
 }

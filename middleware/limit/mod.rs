@@ -27,7 +27,6 @@ mod outside;
 mod permit;
 mod queue;
 mod read_delay;
-mod report;
 mod rules;
 mod share;
 mod shared;

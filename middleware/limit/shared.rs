@@ -9,13 +9,12 @@ use super::{
     controller::Sample,
     outside::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError},
     queue::PRIORITIES,
-    report::Report,
     state::{Ask, Start, State, Turn},
     tally::Tally,
     wait::{Place, Wait, Waiter},
     window::Seconds,
 };
-use crate::{clock, context::Priority, rejection::Reason};
+use crate::{clock, context::Priority, rejection::Reason, report::Report};
 
 /// No deadline and no wait lies further ahead than this.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    BoxError,
+    BoxError, Content,
     end::{CallFacts, End, Fault, Observer, Watch},
 };
 use crate::{
@@ -120,57 +120,6 @@ impl Rest {
             status,
             length,
             is_sent,
-        }
-    }
-}
-
-pin_project! {
-    /// What is sent: the body of the service, or the answer of plimsoll itself.
-    #[project = ContentProjection]
-    #[derive(Debug)]
-    pub(super) enum Content<B> {
-        Inner {
-            #[pin]
-            inner: B,
-        },
-        Own { bytes: Bytes },
-    }
-}
-
-impl<B> Body for Content<B>
-where
-    B: Body<Data = Bytes>,
-{
-    type Data = Bytes;
-    type Error = B::Error;
-
-    #[inline]
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project() {
-            ContentProjection::Inner { inner } => inner.poll_frame(context),
-            ContentProjection::Own { bytes } => {
-                let bytes = std::mem::take(bytes);
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Inner { inner } => inner.is_end_stream(),
-            Self::Own { bytes } => bytes.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Inner { inner } => inner.size_hint(),
-            Self::Own { bytes } => {
-                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
-            }
         }
     }
 }

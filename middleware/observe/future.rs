@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    BoxError, ResponseBody,
-    body::{Content, Rest},
+    BoxError, Content, ResponseBody,
+    body::Rest,
     end::{CallFacts, End, Fault, Observer, Watch},
 };
 use crate::{context::Scope, rejection::Rejection};

@@ -47,6 +47,7 @@
 //! ```
 
 mod body;
+mod content;
 mod end;
 mod future;
 mod request_body;
@@ -54,6 +55,7 @@ mod verdict;
 
 pub use body::ResponseBody;
 pub(crate) use body::{BodyPanicked, BodyRefused};
+pub(crate) use content::Content;
 pub use end::{BoxError, End, Fault, Observer};
 pub use future::ResponseFuture;
 pub(crate) use request_body::{Around, Intake, observe_request, wrap_request};

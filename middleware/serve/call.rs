@@ -18,7 +18,7 @@ use super::conn::{Call, Conn};
 use crate::{
     clock,
     context::{self, PeerAddr},
-    observe::BoxError,
+    observe::{BoxError, Content},
     outcome::Outcome,
     protocol::Protocol,
     rejection::{Reason, Rejection},
@@ -102,9 +102,8 @@ where
             let rejection = Rejection::new(Reason::Drained, LAYER);
             let response = rejection.into_response(*this.protocol, None);
             let call = this.call.take();
-            return Poll::Ready(Ok(response.map(|own| CallBody {
-                inner: None,
-                own,
+            return Poll::Ready(Ok(response.map(|bytes| CallBody {
+                content: Content::Own { bytes },
                 call,
                 protocol: Protocol::Http,
             })));
@@ -117,8 +116,7 @@ where
         let protocol = *this.protocol;
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| CallBody {
-            inner: Some(inner),
-            own: Bytes::new(),
+            content: Content::Inner { inner },
             call,
             protocol,
         })))
@@ -134,10 +132,9 @@ impl<F> fmt::Debug for CallFuture<F> {
 pin_project! {
     /// The body of a call.
     pub(super) struct CallBody<B> {
-        // `None` once it has ended, and for the server's own answer.
+        // Nothing once it has ended.
         #[pin]
-        inner: Option<B>,
-        own: Bytes,
+        content: Content<B>,
         // `None` once it has ended.
         call: Option<Call>,
         protocol: Protocol,
@@ -146,11 +143,11 @@ pin_project! {
     impl<B> PinnedDrop for CallBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if this.inner.is_some()
+            if this.content.is_inner()
                 && let Some(call) = this.call.as_mut().filter(|call| call.is_cut())
             {
                 call.was_cut();
-                cut_off(|| this.inner.set(None));
+                cut_off(|| this.content.set(Content::nothing()));
             }
         }
     }
@@ -169,14 +166,14 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(mut inner) = this.inner.as_mut().as_pin_mut() else {
-            let own = std::mem::take(this.own);
-            return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
+        let mut inner = match this.content.as_mut().inner() {
+            Ok(inner) => inner,
+            Err(own) => return Poll::Ready(own.map(Ok)),
         };
         if let Some(call) = this.call.as_mut() {
             if call.is_cut() {
                 call.was_cut();
-                cut_off(|| this.inner.set(None));
+                cut_off(|| this.content.set(Content::nothing()));
                 return Poll::Ready(Some(last(*this.protocol)));
             }
             call.handed(None);
@@ -185,7 +182,7 @@ where
         let goes_on =
             matches!(&polled, Some(Ok(frame)) if frame.is_data()) && !inner.is_end_stream();
         if !goes_on {
-            this.inner.set(None);
+            this.content.set(Content::nothing());
         } else if let Some(call) = this.call.as_ref() {
             call.handed(Some(clock::now()));
         }
@@ -193,17 +190,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Some(inner) => inner.is_end_stream(),
-            None => self.own.is_empty(),
-        }
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Some(inner) => inner.size_hint(),
-            None => SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX)),
-        }
+        self.content.size_hint()
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::{
     error::Error,
-    fmt, mem,
+    fmt,
     pin::Pin,
     sync::{
         Arc, Once,
@@ -29,7 +29,7 @@ use tower_service::Service;
 
 use crate::{
     context::{self, Cause, Scope},
-    observe::{Around, BodyRefused, BoxError, ResponseBody, ResponseFuture, wrap_request},
+    observe::{Around, BodyRefused, BoxError, Content, ResponseBody, ResponseFuture, wrap_request},
     outcome::Outcome,
     rejection::{Reason, Rejection},
 };
@@ -372,9 +372,8 @@ where
         }
         let cap = this.cap.clone();
         Poll::Ready(result.map(|response| {
-            response.map(|body| CappedBody {
-                inner: Some(body),
-                own: Bytes::new(),
+            response.map(|inner| CappedBody {
+                content: Content::Inner { inner },
                 cap,
             })
         }))
@@ -382,12 +381,8 @@ where
 }
 
 fn answer<B>(rejection: Rejection) -> Response<CappedBody<B>> {
-    let known = context::current(|frame| (frame.protocol(), frame.request_id().cloned()));
-    let (protocol, id) = known.unwrap_or_default();
-    let response = rejection.into_response(protocol, id.as_ref());
-    response.map(|own| CappedBody {
-        inner: None,
-        own,
+    Content::answer(rejection).map(|content| CappedBody {
+        content,
         cap: Cap::of_nothing(),
     })
 }
@@ -396,10 +391,9 @@ pin_project! {
     /// A body that has no clean end once the body of its request was too large.
     #[derive(Debug)]
     pub struct CappedBody<B> {
-        // `None` when plimsoll answered itself, and once it was broken off.
+        // Nothing once it was broken off.
         #[pin]
-        inner: Option<B>,
-        own: Bytes,
+        content: Content<B>,
         cap: Cap,
     }
 }
@@ -417,28 +411,25 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            let own = mem::take(this.own);
-            return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
+        let inner = match this.content.as_mut().inner() {
+            Ok(inner) => inner,
+            Err(own) => return Poll::Ready(own.map(Ok)),
         };
         let polled = ready!(inner.poll_frame(context));
         let is_last = !matches!(&polled, Some(Ok(frame)) if frame.is_data());
         if is_last && this.cap.is_exceeded() {
             let rejection = this.cap.refuse();
-            this.inner.set(None);
+            this.content.set(Content::nothing());
             return Poll::Ready(Some(Err(BodyRefused(rejection).into())));
         }
         Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .map_or(self.own.is_empty(), Body::is_end_stream)
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let own = || SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX));
-        self.inner.as_ref().map_or_else(own, Body::size_hint)
+        self.content.size_hint()
     }
 }

@@ -37,7 +37,7 @@ const LAYER: &str = "load_shed";
 /// The inner service is not called for a rejected call, and nothing of its body is read. Where calls have
 /// different priorities, a few places are kept for the higher ones as long as there are any.
 ///
-/// Place it inside of `request_id`, `access_log`, `metrics` and `catch_panic`, and outside of all that is dear.
+/// Place it inside of `request_id`, `access_log` and `metrics`, and outside of `catch_panic` and of all that is dear.
 #[derive(Clone, Debug)]
 pub struct LoadShedLayer {
     desk: Desk,

@@ -50,7 +50,7 @@ async fn handlers_know_what_is_left() {
     let proxies = "10.0.0.0/8".parse().expect("a network");
     let layer = TimeoutLayer::new()
         .total(Duration::from_secs(10))
-        .trust(proxies);
+        .deadline_from(proxies);
     let (bounded, _) = tells_what_is_left(layer.clone());
     let (unbounded, _) = tells_what_is_left(TimeoutLayer::new());
     let friend = |value: &str| from("10.1.1.1", with(http(), &[("x-request-deadline", value)]));
@@ -137,7 +137,7 @@ async fn handlers_know_what_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_refused_and_what_has_passed_never_begins() {
-    let layer = TimeoutLayer::new().trust("10.0.0.0/8".parse().expect("a network"));
+    let layer = TimeoutLayer::new().deadline_from("10.0.0.0/8".parse().expect("a network"));
     let (app, begun) = tells_what_is_left(layer.clone());
     let friend = |value: &str| from("10.1.1.1", with(http(), &[("x-request-deadline", value)]));
     for (request, status, code, reason) in [

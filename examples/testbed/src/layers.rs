@@ -51,7 +51,7 @@ pub(crate) fn incoming(
     let panics = CatchPanicLayer::new();
     let mut timeout = TimeoutLayer::new()
         .total(settings.timeout)
-        .trust(settings.trusted.clone());
+        .deadline_from(settings.trusted.clone());
     if let Some(rate) = settings.body_min_bps {
         timeout = timeout.min_rate(rate, Duration::from_secs(1));
     }

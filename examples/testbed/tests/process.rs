@@ -49,7 +49,7 @@ fn answers_then_ends_with_0_when_it_is_told_to() {
 fn refuses_to_start_with_what_it_does_not_understand() {
     for (name, value) in [
         ("TB_NO_SUCH", "1"),
-        ("TB_MAX_INFLIGHT", "1"),
+        ("TB_CHAOS", "1"),
         ("TB_HTTP", "nowhere"),
         ("TB_LOG", "/no/such/folder/log"),
     ] {

@@ -46,7 +46,7 @@ const LAYER: &str = "back_pressure";
 /// The inner service is not called before the call is let in, and nothing of its body is read until then, so that HTTP/2
 /// holds the sender back. A call that is dropped while it waits leaves the room.
 ///
-/// Place it inside of `request_id`, `access_log`, `metrics`, `catch_panic` and `timeout`, and outside of all that is
+/// Place it inside of `request_id`, `access_log`, `metrics` and `timeout`, and outside of `catch_panic` and of all that is
 /// dear.
 #[derive(Clone, Debug)]
 pub struct BackPressureLayer {

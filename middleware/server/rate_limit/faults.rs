@@ -2,10 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{
-    gcra::Nanos,
-    report::{Due, Report},
-};
+use super::gcra::{Nanos, millis};
+use crate::report::Report;
 
 /// One kind of fault.
 #[derive(Debug, Default)]
@@ -29,10 +27,8 @@ impl Fault {
     /// Counts one more call, and returns how many a line is to tell if one is due.
     pub(super) fn count(&self, now: Nanos) -> Option<u64> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        match self.report.due(true, now) {
-            Due::Line => self.untold(),
-            Due::Nothing => None,
-        }
+        let is_due = self.report.is_due(true, millis(now));
+        is_due.then(|| self.untold()).flatten()
     }
 
     /// What no line has told yet.

@@ -21,6 +21,10 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
     seconds.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
+pub(super) fn millis(at: Nanos) -> u64 {
+    at / 1_000_000
+}
+
 /// A quota as the arithmetic needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pace {

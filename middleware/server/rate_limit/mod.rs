@@ -27,7 +27,6 @@ mod quota;
 mod quota_text;
 #[cfg(feature = "rate-limit-redis")]
 mod redis;
-mod report;
 mod response;
 mod settings;
 mod shared;

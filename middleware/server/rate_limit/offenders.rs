@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 /// Keys that one sketch watches.
 const WATCHED: usize = 8;
+/// So many callers stand in a line of the log.
+pub(super) const NAMED: usize = 3;
 
 /// A caller who was rejected often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,15 @@ impl Sketch {
             error: entry.error,
         })
     }
+}
+
+/// Callers as they stand in a line: `203.0.113.7 (812), #00c0ffee00c0ffee (3)`.
+pub(super) fn list(offenders: &[Offender]) -> String {
+    let items: Vec<String> = offenders
+        .iter()
+        .map(|offender| format!("{} ({})", offender.key, offender.rejected))
+        .collect();
+    items.join(", ")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::admission::{Admission, Charge};
-use crate::{context::RequestId, protocol::Protocol, rejection::Rejection};
+use crate::{context::RequestId, observe::Content, protocol::Protocol, rejection::Rejection};
 
 pin_project! {
     /// A call until its head.
@@ -115,18 +115,6 @@ pin_project! {
     }
 }
 
-pin_project! {
-    #[project = ContentProjection]
-    #[derive(Debug)]
-    enum Content<B> {
-        Inner {
-            #[pin]
-            inner: B,
-        },
-        Own { bytes: Bytes },
-    }
-}
-
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -137,13 +125,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let frame = match this.content.project() {
-            ContentProjection::Inner { inner } => ready!(inner.poll_frame(context)),
-            ContentProjection::Own { bytes } => {
-                let bytes = std::mem::take(bytes);
-                (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
-            }
-        };
+        let frame = ready!(this.content.poll_frame(context));
         if let Some(charge) = this.charge {
             match &frame {
                 Some(Ok(frame)) if !frame.is_trailers() => {
@@ -158,20 +140,12 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Inner { inner } => inner.is_end_stream(),
-            Content::Own { bytes } => bytes.is_empty(),
-        }
+        self.content.is_end_stream()
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Inner { inner } => inner.size_hint(),
-            Content::Own { bytes } => {
-                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
-            }
-        }
+        self.content.size_hint()
     }
 }
 
@@ -179,9 +153,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
-            content: Content::Own {
-                bytes: Bytes::new(),
-            },
+            content: Content::nothing(),
             charge: None,
         }
     }

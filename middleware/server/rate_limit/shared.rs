@@ -10,8 +10,8 @@ use super::{
     LAYER,
     admission::{Admission, Charge, Told},
     faults::Faults,
-    gcra::{Nanos, Times},
-    report::{self, Due, Report},
+    gcra::{Nanos, Times, millis},
+    offenders::{self, NAMED},
     settings::Settings,
     store::{Ask, Decision, Memory},
     tier::{Refused, Tier},
@@ -20,6 +20,7 @@ use crate::{
     caller::Call,
     clock,
     rejection::{Reason, Rejection, RetryHint},
+    report::Report,
 };
 
 /// Where the lines of a rate limit come from.
@@ -137,7 +138,7 @@ impl Shared {
     /// Writes a line about rejections, if it is time for one.
     #[inline]
     pub(super) fn report(&self, rejects: bool, now: Nanos) {
-        if self.rejections.due(rejects, now) == Due::Line {
+        if self.rejections.is_due(rejects, millis(now)) {
             self.tell_rejections();
         }
     }
@@ -222,7 +223,7 @@ impl Shared {
         }
         let calls = self.rejections.news(rejected.saturating_add(would_reject));
         if calls > 0 {
-            let top = report::list(&self.memory.offenders(report::NAMED));
+            let top = offenders::list(&self.memory.offenders(NAMED));
             tracing::warn!(
                 target: TARGET,
                 event = "rate_limited",

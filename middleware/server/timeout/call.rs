@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     context::{self, RequestId},
-    observe::{BodyRefused, BoxError},
+    observe::{BodyRefused, BoxError, Content},
     protocol::Protocol,
     rejection::Rejection,
 };
@@ -98,11 +98,10 @@ where
 /// A response, within what is left of the limits.
 #[inline]
 fn within<B: Body>(response: Response<B>, timing: Option<Timing>) -> Response<TimedBody<B>> {
-    response.map(|body| {
-        let timing = timing.filter(|timing| !body.is_end_stream() && timing.lasts());
+    response.map(|inner| {
+        let timing = timing.filter(|timing| !inner.is_end_stream() && timing.lasts());
         TimedBody {
-            inner: Some(body),
-            own: Bytes::new(),
+            content: Content::Inner { inner },
             timing,
             is_begun: false,
         }
@@ -117,9 +116,8 @@ fn answer<B>(rejection: Rejection, limit: Limit) -> Response<TimedBody<B>> {
     if limit == Limit::Body && protocol == Protocol::Http {
         blame_the_caller(&mut response, id.as_ref());
     }
-    response.map(|own| TimedBody {
-        inner: None,
-        own,
+    response.map(|bytes| TimedBody {
+        content: Content::Own { bytes },
         timing: None,
         is_begun: false,
     })
@@ -143,10 +141,9 @@ pin_project! {
     /// A body that ends with an error when its time is up.
     #[derive(Debug)]
     pub struct TimedBody<B> {
-        // `None` once its time was up, and when plimsoll answered itself.
+        // Nothing once its time was up.
         #[pin]
-        inner: Option<B>,
-        own: Bytes,
+        content: Content<B>,
         // `None` where there is nothing to be timed.
         timing: Option<Timing>,
         is_begun: bool,
@@ -166,9 +163,9 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            let own = std::mem::take(this.own);
-            return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
+        let inner = match this.content.as_mut().inner() {
+            Ok(inner) => inner,
+            Err(own) => return Poll::Ready(own.map(Ok)),
         };
         let Some(timing) = this.timing.as_mut() else {
             return passed_on(inner.poll_frame(context));
@@ -190,20 +187,17 @@ where
             },
         };
         let rejection = timing.exceed(exceeded);
-        this.inner.set(None);
+        this.content.set(Content::nothing());
         *this.timing = None;
         Poll::Ready(Some(Err(BodyRefused(rejection).into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .map_or(self.own.is_empty(), Body::is_end_stream)
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let own = || SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX));
-        self.inner.as_ref().map_or_else(own, Body::size_hint)
+        self.content.size_hint()
     }
 }
 

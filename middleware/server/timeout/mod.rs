@@ -130,7 +130,7 @@ impl TimeoutLayer {
     /// Peers whose `x-request-deadline` is kept; from others the header is not looked at.
     /// Default: nobody. (`grpc-timeout` is kept from everyone: it is part of gRPC, and can only shorten a call.)
     #[must_use]
-    pub fn trust(self, peers: TrustedProxies) -> Self {
+    pub fn deadline_from(self, peers: TrustedProxies) -> Self {
         self.with(|settings| settings.trusted = Some(peers))
     }
 

@@ -28,6 +28,9 @@ mod rejection {
     }
 }
 
+#[path = "../../../middleware/report.rs"]
+mod report;
+
 fn main() {
     limit::check();
 }

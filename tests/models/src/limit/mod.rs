@@ -42,8 +42,6 @@ mod bell;
 mod controller;
 #[path = "../../../../middleware/limit/queue.rs"]
 mod queue;
-#[path = "../../../../middleware/limit/report.rs"]
-mod report;
 #[path = "../../../../middleware/limit/share.rs"]
 mod share;
 #[path = "../../../../middleware/limit/shared.rs"]

@@ -11,8 +11,9 @@
 //! let app: Router = Router::new().route("/order", get(order)).layer(CatchPanicLayer::new());
 //! ```
 
+mod burst;
+
 use std::{
-    collections::VecDeque,
     fmt,
     num::NonZeroU32,
     pin::Pin,
@@ -22,7 +23,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,11 +37,12 @@ use crate::{
     clock,
     context::{self, Cause, Scope},
     gauge::{Gauges, Metric, Reading},
-    observe::{BodyPanicked, BoxError, ResponseBody, ResponseFuture},
+    observe::{BodyPanicked, BoxError, Content, ResponseBody, ResponseFuture},
     outcome::Outcome,
     panics::{self, Fate, PanicFacts},
     rejection::{Reason, Rejection},
 };
+use burst::Burst;
 
 const LAYER: &str = "catch_panic";
 
@@ -277,9 +279,8 @@ where
         }
         Poll::Ready(result.map(|response| {
             let catcher = catcher.clone();
-            response.map(|body| GuardedBody {
-                inner: Some(body),
-                own: Bytes::new(),
+            response.map(|inner| GuardedBody {
+                content: Content::Inner { inner },
                 catcher,
             })
         }))
@@ -290,18 +291,18 @@ pin_project! {
     /// A body whose panics are caught: they end it with an error.
     #[derive(Debug)]
     pub struct GuardedBody<B> {
+        // Nothing once it has panicked.
         #[pin]
-        inner: Option<B>,
-        // The body of an answer to a panic before the head.
-        own: Bytes,
+        content: Content<B>,
         catcher: Catcher,
     }
 
     impl<B> PinnedDrop for GuardedBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if this.inner.is_some() {
-                this.catcher.drop_guarded(|| this.inner.set(None));
+            if this.content.is_inner() {
+                let gone = || this.content.set(Content::nothing());
+                this.catcher.drop_guarded(gone);
             }
         }
     }
@@ -320,9 +321,9 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            let own = std::mem::take(this.own);
-            return Poll::Ready((!own.is_empty()).then(|| Ok(Frame::data(own))));
+        let inner = match this.content.as_mut().inner() {
+            Ok(inner) => inner,
+            Err(own) => return Poll::Ready(own.map(Ok)),
         };
         let mut polled = None;
         this.catcher
@@ -330,21 +331,19 @@ where
         match polled {
             Some(polled) => polled.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
             None => {
-                this.catcher.drop_guarded(|| this.inner.set(None));
+                let gone = || this.content.set(Content::nothing());
+                this.catcher.drop_guarded(gone);
                 Poll::Ready(Some(Err(BodyPanicked.into())))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .map_or(self.own.is_empty(), Body::is_end_stream)
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let own = || SizeHint::with_exact(u64::try_from(self.own.len()).unwrap_or(u64::MAX));
-        self.inner.as_ref().map_or_else(own, Body::size_hint)
+        self.content.size_hint()
     }
 }
 
@@ -444,64 +443,9 @@ impl Catcher {
     }
 
     fn answer<B>(&self) -> Response<GuardedBody<B>> {
-        let known = context::current(|frame| (frame.protocol(), frame.request_id().cloned()));
-        let (protocol, id) = known.unwrap_or_default();
-        let response = Rejection::new(Reason::Panic, LAYER).into_response(protocol, id.as_ref());
-        response.map(|own| GuardedBody {
-            inner: None,
-            own,
+        Content::answer(Rejection::new(Reason::Panic, LAYER)).map(|content| GuardedBody {
+            content,
             catcher: self.clone(),
         })
-    }
-}
-
-/// Tells when there were too many panics within a window.
-#[derive(Debug)]
-struct Burst {
-    most: NonZeroU32,
-    window: Duration,
-    seen: VecDeque<Instant>,
-}
-
-impl Burst {
-    fn new(most: NonZeroU32, window: Duration) -> Self {
-        Self {
-            most,
-            window,
-            seen: VecDeque::new(),
-        }
-    }
-
-    fn add(&mut self, now: Instant) -> bool {
-        self.seen.push_back(now);
-        while self
-            .seen
-            .front()
-            .is_some_and(|&first| now.saturating_duration_since(first) > self.window)
-        {
-            self.seen.pop_front();
-        }
-        u32::try_from(self.seen.len()).is_ok_and(|seen| seen >= self.most.get())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_so_many_panics_within_the_window() {
-        let start = clock::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut burst = Burst::new(
-            NonZeroU32::new(3).expect("not zero"),
-            Duration::from_millis(100),
-        );
-        assert_eq!(
-            [0, 60, 120].map(|millis| burst.add(at(millis))),
-            [false, false, false]
-        );
-        assert!(burst.add(at(150)), "60, 120 and 150 lie within 100 ms");
-        assert!(!burst.add(at(1_000)));
     }
 }
