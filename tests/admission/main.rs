@@ -5,6 +5,7 @@ mod common;
 
 mod cancels;
 mod handles;
+mod hostile;
 mod pressure;
 mod served;
 mod shed;
