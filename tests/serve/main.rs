@@ -7,4 +7,5 @@ mod drain;
 mod floods;
 mod peers;
 mod support;
+mod takers;
 mod transports;
