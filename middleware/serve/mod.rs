@@ -267,7 +267,7 @@ where
     /// Pings peers of HTTP/2 so often, and closes those that do not answer within 20 s. Default: never.
     #[must_use]
     pub fn ping_every(mut self, interval: Duration) -> Self {
-        self.limits.ping = Some(interval);
+        self.limits.ping = Some(interval.min(conn::LONGEST));
         self
     }
 
