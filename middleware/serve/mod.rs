@@ -360,7 +360,7 @@ where
             _over = timeout(drain.deadline, cut()) => {}
         }
         let drained = shared.counts.served().saturating_sub(before);
-        let connections_cut = u64::try_from(shared.counts.open()).unwrap_or(u64::MAX);
+        let connections_cut = u64::try_from(shared.open()).unwrap_or(u64::MAX);
         shared.enter(Phase::Cutting);
         // swallow: none, what does not end now is dropped next
         let _told = timeout(LAST_WORDS, shared.all_closed()).await;
@@ -411,7 +411,7 @@ where
     B::Error: Into<BoxError>,
 {
     let shared = Arc::clone(shared);
-    Arc::new(move |stream, peer| {
+    Arc::new(move |stream, open| {
         let limits = Arc::clone(&shared.limits);
         let conn = Conn::new(limits, Arc::clone(&shared.counts), clock::now());
         let conn = Arc::new(conn);
@@ -419,7 +419,7 @@ where
             stream,
             service.clone(),
             Arc::clone(&conn),
-            peer,
+            open,
             shared.phase.subscribe(),
         );
         Box::pin(async move {
