@@ -32,7 +32,7 @@ pub mod context;
 pub mod gauge;
 #[cfg(all(doctest, feature = "full"))]
 mod guide;
-#[cfg(any(feature = "load-shed", feature = "back-pressure"))]
+#[cfg(any(feature = "load-shed", feature = "back-pressure", feature = "serve"))]
 pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;

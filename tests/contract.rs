@@ -15,11 +15,14 @@ use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
 use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use plimsoll::{
     client::{self, deadline::DeadlineLayer, propagate::PropagateLayer},
+    limit::Limit,
     rejection::Rejection,
     server::{
         access_log::AccessLogLayer,
+        back_pressure::BackPressureLayer,
         body_limit::BodyLimitLayer,
         catch_panic::CatchPanicLayer,
+        load_shed::LoadShedLayer,
         metrics::MetricsLayer,
         rate_limit::{Key, Quota, RateLimitLayer},
         request_id::RequestIdLayer,
@@ -585,6 +588,12 @@ laws!(propagate, PropagateLayer::new());
 laws!(rate_limit, generous());
 laws!(timeout, all_timeouts());
 laws!(body_limit, BodyLimitLayer::default());
+laws!(load_shed, LoadShedLayer::new(Limit::adaptive()));
+laws!(back_pressure, BackPressureLayer::new(Limit::adaptive()));
+laws!(
+    back_pressure_that_holds_connections,
+    BackPressureLayer::new(Limit::adaptive()).hold_connections()
+);
 laws!(deadline_of_a_client, DeadlineLayer::new());
 laws!(
     metrics,

@@ -27,12 +27,12 @@ pub(crate) const CASES: &[Case] = &[
         Subject::service(layer.layer(service()), Traffic::menu())
     }),
     Case::ours("load_shed/rejected", BARE_ROUTER, || {
-        let layer = LoadShedLayer::new(full());
+        let layer = LoadShedLayer::new(full(one()));
         let router = router().layer(layer).with_state(());
         Subject::service(router, Traffic::menu().shed())
     }),
     Case::ours("load_shed/rejected/sf", BARE_SERVICE, || {
-        let layer = LoadShedLayer::new(full());
+        let layer = LoadShedLayer::new(full(one()));
         Subject::service(layer.layer(service()), Traffic::menu().shed())
     }),
     Case::ours("back_pressure/admitted", BARE_ROUTER, || {
@@ -44,7 +44,7 @@ pub(crate) const CASES: &[Case] = &[
         Subject::service(layer.layer(service()), Traffic::menu())
     }),
     Case::ours("back_pressure/rejected/sf", BARE_SERVICE, || {
-        let layer = BackPressureLayer::new(full().max_waiting(0));
+        let layer = BackPressureLayer::new(full(one().max_waiting(0)));
         Subject::service(layer.layer(service()), Traffic::menu().shed())
     }),
     // Its permit is taken in `poll_ready` and given back with the head; its rejection is an error.
@@ -54,9 +54,12 @@ pub(crate) const CASES: &[Case] = &[
     }),
 ];
 
-/// A limit whose only place is taken for good.
-fn full() -> Limit {
-    let limit = Limit::fixed(NonZeroUsize::MIN);
+fn one() -> Limit {
+    Limit::fixed(NonZeroUsize::MIN)
+}
+
+/// The same limit, with its only place taken for good.
+fn full(limit: Limit) -> Limit {
     let mut service = LoadShedLayer::new(limit.clone()).layer(service());
     let taken = service.call(Request::new(Body::empty()));
     std::mem::forget(taken);

@@ -1,10 +1,8 @@
 //! Wakes those who wait until there is room again.
 
-use std::{
-    mem,
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use std::{mem, task::Waker};
+
+use super::outside::{Mutex, MutexGuard, PoisonError};
 
 /// Those who wait for room, each with a number of its own.
 #[derive(Debug, Default)]

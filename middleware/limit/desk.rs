@@ -43,7 +43,7 @@ pub(crate) struct Visit {
 }
 
 /// What becomes of a call that may wait.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "it is on the stack for a moment, and what waits is boxed then"
 )]

@@ -1,7 +1,7 @@
 //! What an operator reads in the log while calls are shed: the first at once, then a sum every 10 s, and the rest at the
 //! end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::outside::{AtomicU64, Ordering};
 
 /// Milliseconds between two lines.
 const PERIOD: u64 = 10_000;

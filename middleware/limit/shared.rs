@@ -1,9 +1,5 @@
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
     task::Waker,
     time::{Duration, Instant},
 };
@@ -11,6 +7,7 @@ use std::{
 use super::{
     bell::Bell,
     controller::Sample,
+    outside::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError},
     queue::PRIORITIES,
     report::Report,
     state::{Ask, Start, State, Turn},

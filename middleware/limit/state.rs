@@ -63,7 +63,7 @@ pub(super) struct State<T> {
     /// When somebody was turned away last for want of a place.
     reached: Seconds,
     /// Whether anybody ever asked to wait.
-    has_room: bool,
+    waits: bool,
     checked: Seconds,
     streams: usize,
     most_streams: usize,
@@ -77,7 +77,7 @@ impl<T> State<T> {
             callers: Callers::default(),
             seen: [f64::NEG_INFINITY; PRIORITIES],
             reached: f64::NEG_INFINITY,
-            has_room: false,
+            waits: false,
             checked: 0.0,
             streams: 0,
             most_streams: start.streams,
@@ -102,7 +102,8 @@ impl<T> State<T> {
 
     /// Whether one who asks now is let in, or may at least wait without taking another's place.
     pub(super) fn has_room(&self) -> bool {
-        (self.room.is_empty() && self.controller.has_place()) || !self.room.is_full()
+        (self.room.is_empty() && self.controller.has_place())
+            || (self.waits && !self.room.is_full())
     }
 
     /// The time in which all that is here now will be served; `None` before a rate is known.
@@ -164,7 +165,7 @@ impl<T> State<T> {
         now: Seconds,
         ask: &Ask,
     ) -> Result<Option<usize>, Option<Reason>> {
-        self.has_room = true;
+        self.waits = true;
         let caller = ask.caller.map(|key| self.callers.enter(key, now));
         self.pass(now);
         if is_past(ask.deadline, now) {
@@ -310,7 +311,7 @@ impl<T> State<T> {
     }
 
     fn account(&mut self, now: Seconds) {
-        let reserved = if self.has_room {
+        let reserved = if self.waits {
             0
         } else {
             self.reserved(now, Priority::Sheddable)
@@ -323,7 +324,7 @@ impl<T> State<T> {
         self.checked = now;
         let standing = self.room.standing(now);
         let standing = Standing {
-            stands: standing.stands || !self.has_room,
+            stands: standing.stands || !self.waits,
             ..standing
         };
         self.controller.check(now, standing);

@@ -1,8 +1,9 @@
 //! How often what was decided.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::queue::PRIORITIES;
+use super::{
+    outside::{AtomicU64, Ordering},
+    queue::PRIORITIES,
+};
 use crate::{context::Priority, rejection::Reason};
 
 /// What a limit rejects for.

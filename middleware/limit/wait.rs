@@ -3,15 +3,18 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 
-use super::{shared::Shared, state::Ask, window::Seconds};
+use super::{
+    outside::{Arc, Mutex, MutexGuard, PoisonError, Sleep, sleep_until},
+    shared::Shared,
+    state::Ask,
+    window::Seconds,
+};
 use crate::{clock, context::Priority, rejection::Reason};
 
 /// Where whoever waits hears of its turn.
@@ -141,7 +144,7 @@ impl Wait {
         let until = place.next_look();
         Self {
             place,
-            sleep: tokio::time::sleep_until(until.into()),
+            sleep: sleep_until(until.into()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -23,7 +23,7 @@ use super::{
     drain::Phase,
     reached,
 };
-use crate::task::spawn;
+use crate::{clock, task::spawn};
 
 /// The first wait after an error that is not a connection's; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
@@ -59,6 +59,9 @@ impl Listener for TcpListener {
 pub(super) trait Transport<T>: Clone + Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Whether nothing is exchanged before the first request.
+    const IS_IMMEDIATE: bool;
+
     fn establish(&self, stream: T) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -72,14 +75,19 @@ where
 {
     type Stream = T;
 
+    const IS_IMMEDIATE: bool = true;
+
     async fn establish(&self, stream: T) -> io::Result<T> {
         Ok(stream)
     }
 }
 
 /// Runs one connection to its end.
-pub(super) type Run<T> =
-    Arc<dyn Fn(T, Arc<Open>) -> Pin<Box<dyn Future<Output = Ended> + Send>> + Send + Sync>;
+pub(super) type Run<T> = Arc<
+    dyn Fn(T, Arc<Open>, Option<Instant>) -> Pin<Box<dyn Future<Output = Ended> + Send>>
+        + Send
+        + Sync,
+>;
 
 /// Accepts until the server drains. Neither an error of a connection nor a lack of descriptors ends it.
 pub(super) async fn accept<L, T>(
@@ -98,7 +106,10 @@ pub(super) async fn accept<L, T>(
         let accepted = tokio::select! {
             biased;
             () = reached(shared.phase.subscribe(), until) => return,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                shared.room().await;
+                listener.accept().await
+            } => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -125,10 +136,11 @@ pub(super) async fn accept<L, T>(
             upgraded: AtomicBool::new(false),
         });
         let (transport, run) = (transport.clone(), Arc::clone(&run));
+        let came = T::IS_IMMEDIATE.then(clock::now);
         drop(spawn("connection", async move {
             let limit = open.shared.limits.head;
             let ended = match timeout(limit, transport.establish(stream)).await {
-                Ok(Ok(stream)) => run(stream, Arc::clone(&open)).await,
+                Ok(Ok(stream)) => run(stream, Arc::clone(&open), came).await,
                 Ok(Err(_)) | Err(_) => Ended::unserved(Closed::TlsFailed),
             };
             open.end(ended);

@@ -65,10 +65,10 @@ use self::{
     counts::Ended,
     drain::{LAST_WORDS, Phase},
     limits::Limits,
-    shared::Shared,
+    shared::{Room, Shared},
     signals::Signals,
 };
-use crate::{clock, observe::BoxError, task::spawn};
+use crate::{clock, limit::ReadDelay, observe::BoxError, task::spawn};
 
 type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Accept<S> = Box<dyn FnOnce(S, Arc<Shared>) -> Loop + Send>;
@@ -87,6 +87,8 @@ pub struct Server<S> {
     on_drain: Vec<OnDrain>,
     control: Control,
     counts: Arc<counts::Counts>,
+    delay: Option<ReadDelay>,
+    room: Option<Room>,
 }
 
 /// What a server is asked to do.
@@ -146,6 +148,8 @@ where
                 ask: Arc::new(watch::Sender::new(Ask::Serve)),
             },
             counts: Arc::default(),
+            delay: None,
+            room: None,
         }
     }
 
@@ -271,6 +275,26 @@ where
         self
     }
 
+    /// Measures how long requests lie unread, for layers of the service that have this [`ReadDelay`] as their gate.
+    #[must_use]
+    pub fn read_delay(mut self, delay: &ReadDelay) -> Self {
+        self.delay = Some(delay.clone());
+        self
+    }
+
+    /// Accepts connections only while this says that there is room, as in
+    /// `move || { let limit = limit.clone(); async move { limit.room().await } }` with the
+    /// [`LimitHandle`](crate::limit::LimitHandle) of a limit. The others wait in the kernel's queue, which is bounded as
+    /// well. It is asked before each, and dropped when the server drains. Default: always.
+    #[must_use]
+    pub fn accept_when<R>(mut self, room: impl Fn() -> R + Send + Sync + 'static) -> Self
+    where
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.room = Some(Arc::new(move || Box::pin(room())));
+        self
+    }
+
     /// Asks it to end.
     pub fn control(&self) -> Control {
         self.control.clone()
@@ -324,8 +348,11 @@ where
             on_drain,
             control,
             counts,
+            delay,
+            room,
         } = self;
-        let shared = Arc::new(Shared::new(limits.clone(), counts));
+        let shared = Shared::new(limits.clone(), counts).with(delay, room);
+        let shared = Arc::new(shared);
         let admin_limits = Limits {
             connections: ADMIN_CONNECTIONS,
             ..limits
@@ -411,19 +438,21 @@ where
     B::Error: Into<BoxError>,
 {
     let shared = Arc::clone(shared);
-    Arc::new(move |stream, open| {
+    Arc::new(move |stream, open, came| {
         let limits = Arc::clone(&shared.limits);
         let conn = Conn::new(limits, Arc::clone(&shared.counts), clock::now());
         let conn = Arc::new(conn);
-        let serving = connection::serve(
-            stream,
-            service.clone(),
-            Arc::clone(&conn),
-            open,
-            shared.phase.subscribe(),
-        );
+        let (service, phase) = (service.clone(), shared.phase.subscribe());
+        let delay = shared.delay.clone();
         Box::pin(async move {
-            let reason = serving.await;
+            let one = Arc::clone(&conn);
+            let reason = match delay {
+                Some(delay) => {
+                    connection::serve(delay.watch_since(stream, came), service, one, open, phase)
+                        .await
+                }
+                None => connection::serve(stream, service, one, open, phase).await,
+            };
             let served = conn.served();
             Ended { reason, served }
         })

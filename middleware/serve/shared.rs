@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +19,7 @@ use super::{
     drain::Phase,
     limits::Limits,
 };
-use crate::{clock, report::Report};
+use crate::{clock, limit::ReadDelay, report::Report};
 
 const TARGET: &str = "plimsoll::serve";
 
@@ -32,7 +33,12 @@ pub(super) struct Shared {
     upgraded: AtomicUsize,
     began: Instant,
     faults: Report,
+    pub(super) delay: Option<ReadDelay>,
+    room: Option<Room>,
 }
+
+/// Says when one more connection may be accepted.
+pub(super) type Room = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 impl Shared {
     pub(super) fn new(limits: Limits, counts: Arc<Counts>) -> Self {
@@ -44,6 +50,23 @@ impl Shared {
             upgraded: AtomicUsize::new(0),
             began: clock::now(),
             faults: Report::default(),
+            delay: None,
+            room: None,
+        }
+    }
+
+    pub(super) fn with(self, delay: Option<ReadDelay>, room: Option<Room>) -> Self {
+        Self {
+            delay,
+            room,
+            ..self
+        }
+    }
+
+    /// Waits until a connection may be accepted.
+    pub(super) async fn room(&self) {
+        if let Some(room) = &self.room {
+            room().await;
         }
     }
 

@@ -27,6 +27,8 @@ where
 {
     type Stream = TlsStream<T>;
 
+    const IS_IMMEDIATE: bool = false;
+
     async fn establish(&self, stream: T) -> io::Result<TlsStream<T>> {
         self.0.accept(stream).await
     }

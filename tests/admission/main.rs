@@ -4,6 +4,7 @@
 mod common;
 
 mod cancels;
+mod costs;
 mod handles;
 mod hostile;
 mod pressure;

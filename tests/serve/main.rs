@@ -5,6 +5,7 @@ mod common;
 mod descriptors;
 mod drain;
 mod floods;
+mod gates;
 mod peers;
 mod support;
 mod takers;

@@ -18,8 +18,10 @@ use axum::{
     routing::{get, post},
     serve::ListenerExt,
 };
-use tokio::net::TcpListener;
+use plimsoll::limit::ReadDelay;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::{
+    codegen::tokio_stream::StreamExt,
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
@@ -90,13 +92,16 @@ async fn listen(case: &Case, work: Arc<Work>) -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let router = router(case, work)?;
+    let delay = ReadDelay::new();
+    let router = router(case, work, &delay)?;
     println!("{}", address.port());
-    answer(listener, case.protocol, router).await
+    // Only ours have a use for it, and only they pay for it.
+    let ours = matches!(case.variant, Variant::LoadShed | Variant::BackPressure);
+    answer(listener, case.protocol, router, ours.then_some(delay)).await
 }
 
 /// The handlers behind the case's variant.
-fn router(case: &Case, work: Arc<Work>) -> Result<Router, String> {
+fn router(case: &Case, work: Arc<Work>, delay: &ReadDelay) -> Result<Router, String> {
     let protocol = case.protocol;
     let rejects = move || async move { variants::rejection(protocol) };
     let router = match protocol {
@@ -106,33 +111,50 @@ fn router(case: &Case, work: Arc<Work>) -> Result<Router, String> {
         Protocol::Http => http(work),
         Protocol::Grpc => Routes::new(Overload(work)).into_axum_router(),
     };
-    variants::wrap(router, case)
+    variants::wrap(router, case, delay)
 }
 
 /// As users do it: with axum's own server, or with tonic's.
-async fn answer(listener: TcpListener, protocol: Protocol, router: Router) -> Result<(), String> {
+async fn answer(
+    listener: TcpListener,
+    protocol: Protocol,
+    router: Router,
+    delay: Option<ReadDelay>,
+) -> Result<(), String> {
     match protocol {
         Protocol::Http => {
-            let listener = listener.tap_io(|stream| {
-                stream
-                    .set_nodelay(true)
-                    .expect("a stream that was just accepted is open");
-            });
             let router = router.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, router)
-                .await
-                .map_err(|error| error.to_string())
+            let served = match delay {
+                Some(delay) => {
+                    let listener = delay.listener(listener);
+                    let listener = listener.tap_io(|stream| no_delay(stream.get_ref()));
+                    axum::serve(listener, router).await
+                }
+                None => axum::serve(listener.tap_io(|stream| no_delay(stream)), router).await,
+            };
+            served.map_err(|error| error.to_string())
         }
         Protocol::Grpc => {
-            let routes = Routes::from(router);
+            let mut server = Server::builder();
+            let server = server.add_routes(Routes::from(router));
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let served = Server::builder()
-                .add_routes(routes)
-                .serve_with_incoming(incoming)
-                .await;
+            let served = match delay {
+                Some(delay) => {
+                    let timed =
+                        incoming.map(move |stream| stream.map(|stream| delay.watch(stream)));
+                    server.serve_with_incoming(timed).await
+                }
+                None => server.serve_with_incoming(incoming).await,
+            };
             served.map_err(|error| error.to_string())
         }
     }
+}
+
+fn no_delay(stream: &TcpStream) {
+    stream
+        .set_nodelay(true)
+        .expect("a stream that was just accepted is open");
 }
 
 fn http(work: Arc<Work>) -> Router {
@@ -180,7 +202,9 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let work = Arc::new(Work::new(case.backend, case.seed));
-        let server = answer(listener, protocol, router(&case, work).unwrap());
+        let delay = ReadDelay::new();
+        let router = router(&case, work, &delay).unwrap();
+        let server = answer(listener, protocol, router, Some(delay));
         let calls = async {
             match protocol {
                 Protocol::Http => answers(Http1 { address }).await,

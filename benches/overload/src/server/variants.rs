@@ -11,7 +11,7 @@ use http::StatusCode;
 use little_loadshedder::{LoadShedLayer as LittleLoadshedder, LoadShedResponse};
 use plimsoll::{
     caller::{Cidr, TrustedProxies},
-    limit::Limit,
+    limit::{Limit, ReadDelay},
     server::{back_pressure::BackPressureLayer, load_shed::LoadShedLayer},
 };
 use tonic::Status;
@@ -28,8 +28,8 @@ use crate::case::{Case, Protocol, Variant};
 const LITTLE_EWMA: f64 = 0.01;
 const LITTLE_TARGET: u32 = 5;
 
-/// Puts the case's variant around a router.
-pub(super) fn wrap(router: Router, case: &Case) -> Result<Router, String> {
+/// Puts the case's variant around a router. Ours also refuse by this delay, of connections that it is told of.
+pub(super) fn wrap(router: Router, case: &Case, delay: &ReadDelay) -> Result<Router, String> {
     let protocol = case.protocol;
     let limit = case.backend.tuned_limit();
     // tower's limits wait; `LoadShed` in front of them makes them reject.
@@ -73,10 +73,13 @@ pub(super) fn wrap(router: Router, case: &Case) -> Result<Router, String> {
             router.layer(rejects().layer(AdaptiveLimiterLayer::new(vegas)))
         }
         Variant::LoadShed => router.layer(
-            LoadShedLayer::new(Limit::adaptive()).priority_from(TrustedProxies::new(loopback()?)),
+            LoadShedLayer::new(Limit::adaptive())
+                .gate(delay.clone())
+                .priority_from(TrustedProxies::new(loopback()?)),
         ),
         Variant::BackPressure => router.layer(
             BackPressureLayer::new(Limit::adaptive())
+                .gate(delay.clone())
                 .priority_from(TrustedProxies::new(loopback()?)),
         ),
     })

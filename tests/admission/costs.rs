@@ -1,0 +1,66 @@
+//! What the heap is asked for.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use plimsoll::{caller::Key, limit::Limit, server::catch_panic::CatchPanicLayer};
+use tower::{Layer, Service, ServiceExt};
+
+use crate::support::{by_header, fixed, queueing, shedding};
+
+const CALLS: u64 = 1_000;
+
+/// Calls so often, one after another, each to the end of its body; what all that asks of the heap.
+fn allocations<S, B>(service: S) -> u64
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
+    B: http_body::Body<Data = bytes::Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let call = || {
+        let answer = service.clone().oneshot(Request::new(Body::empty()));
+        let answer = answer
+            .now_or_never()
+            .expect("it is ready")
+            .expect("infallible");
+        let body = answer.into_body().collect().now_or_never();
+        body.expect("it is ready").expect("a whole body");
+    };
+    // Until all has its size.
+    for _ in 0..CALLS {
+        call();
+    }
+    allocation_counter::measure(|| (0..CALLS).for_each(|_| call())).count_total
+}
+
+fn bare()
+-> impl Service<Request<Body>, Response = Response<String>, Error = Infallible, Future: Send> + Clone
+{
+    tower::service_fn(|_: Request<Body>| async { Ok(Response::new(String::new())) })
+}
+
+/// Within a stack. A layer of plimsoll that stands alone marks the request for those further in, which takes two.
+#[test]
+fn a_call_that_is_let_in_costs_no_allocation() {
+    let stack = CatchPanicLayer::new();
+    let base = allocations(stack.layer(bare()));
+    for limit in [Limit::adaptive(), fixed(9)] {
+        assert_eq!(
+            allocations(stack.layer(shedding(&limit).layer(bare()))),
+            base
+        );
+        assert_eq!(
+            allocations(stack.layer(queueing(&limit).layer(bare()))),
+            base
+        );
+        let ruled = shedding(&limit)
+            .fair_share(Key::everyone())
+            .priority_by(by_header);
+        assert_eq!(allocations(stack.layer(ruled.layer(bare()))), base);
+        let alone = allocations(shedding(&limit).layer(bare()));
+        assert_eq!(alone, allocations(bare()) + 2 * CALLS);
+    }
+}
