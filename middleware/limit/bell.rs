@@ -1,6 +1,6 @@
 //! Wakes those who wait until there is room again.
 
-use std::task::Waker;
+use std::{mem, task::Waker};
 
 use super::outside::{Mutex, MutexGuard, PoisonError};
 
@@ -22,28 +22,34 @@ impl Bell {
             .wakers
             .iter_mut()
             .find(|(known, _)| Some(*known) == number);
-        match (known, number) {
-            (Some((_, known)), Some(number)) => {
-                known.clone_from(waker);
-                number
-            }
+        let (number, before) = match (known, number) {
+            (Some((_, known)), Some(number)) if known.will_wake(waker) => (number, None),
+            (Some((_, known)), Some(number)) => (number, Some(mem::replace(known, waker.clone()))),
             _ => {
                 let fresh = ropes.next;
                 ropes.next = fresh.wrapping_add(1);
                 ropes.wakers.push((fresh, waker.clone()));
-                fresh
+                (fresh, None)
             }
-        }
+        };
+        // What goes with a waker may hang on this bell itself.
+        drop(ropes);
+        drop(before);
+        number
     }
 
     /// Takes one down that does not wait any more.
     pub(super) fn take_down(&self, number: u64) {
-        self.lock().wakers.retain(|(known, _)| *known != number);
+        let mut ropes = self.lock();
+        let place = ropes.wakers.iter().position(|(known, _)| *known == number);
+        let down = place.map(|place| ropes.wakers.swap_remove(place));
+        drop(ropes);
+        drop(down);
     }
 
     /// Wakes all of them, once.
     pub(super) fn ring(&self) {
-        let wakers = std::mem::take(&mut self.lock().wakers);
+        let wakers = mem::take(&mut self.lock().wakers);
         for (_, waker) in wakers {
             waker.wake();
         }

@@ -154,11 +154,13 @@ impl Desk {
     }
 
     fn admit(&self, visit: &Visit, caller: Option<usize>, now: Instant) -> Admission {
-        self.shared.tally.admits();
-        self.shared.report(false, now);
         let shared = Arc::clone(&self.shared);
         let (protocol, streams) = (visit.protocol, visit.ask.streams);
-        Admission::of(Permit::new(shared, now, caller, protocol, streams))
+        // Before anything is told: it comes back, should whoever hears of it panic.
+        let permit = Permit::new(shared, now, caller, protocol, streams);
+        self.shared.tally.admits();
+        self.shared.report(false, now);
+        Admission::of(permit)
     }
 
     /// Rejects, or lets in all the same if nothing is to be rejected.
@@ -173,8 +175,9 @@ impl Desk {
         }
         self.shared.tally.would_shed();
         let caller = self.shared.force(visit.now, &visit.ask);
+        let admission = self.admit(visit, caller, visit.now);
         self.shared.report(true, visit.now);
-        Ok(self.admit(visit, caller, visit.now))
+        Ok(admission)
     }
 
     fn reject(

@@ -95,7 +95,7 @@ impl<T> Room<T> {
             stands: false,
             interval: INTERVAL,
             patience: bounds.wait.unwrap_or(1.0),
-            places: FIRST_PLACES,
+            places: bounds.places.map_or(FIRST_PLACES, |places| places as f64),
             bounds,
             next: 0,
         }

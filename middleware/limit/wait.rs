@@ -42,16 +42,17 @@ impl Waiter {
     /// The verdict, or wakes this one when it is there.
     fn poll(&self, context: &Context<'_>) -> Poll<Result<(), Reason>> {
         let mut slot = self.slot();
-        match slot.verdict {
-            Some(verdict) => Poll::Ready(verdict),
-            None => {
-                match &mut slot.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
-                }
-                Poll::Pending
-            }
+        if let Some(verdict) = slot.verdict {
+            return Poll::Ready(verdict);
         }
+        let waker = slot.waker.as_ref();
+        if waker.is_none_or(|waker| !waker.will_wake(context.waker())) {
+            let before = slot.waker.replace(context.waker().clone());
+            // What goes with a waker may wait here as well.
+            drop(slot);
+            drop(before);
+        }
+        Poll::Pending
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {

@@ -4,7 +4,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -81,7 +84,7 @@ where
 
 /// Runs one connection to its end.
 pub(super) type Run<T> = Arc<
-    dyn Fn(T, Option<SocketAddr>, Option<Instant>) -> Pin<Box<dyn Future<Output = Ended> + Send>>
+    dyn Fn(T, Arc<Open>, Option<Instant>) -> Pin<Box<dyn Future<Output = Ended> + Send>>
         + Send
         + Sync,
 >;
@@ -126,34 +129,58 @@ pub(super) async fn accept<L, T>(
         if !shared.admit(peer) {
             continue;
         }
-        let open = Open {
+        let open = Arc::new(Open {
             shared: Arc::clone(&shared),
             peer,
-            ended: Ended::unserved(Closed::Reset),
-        };
+            ended: OnceLock::new(),
+            upgraded: AtomicBool::new(false),
+        });
         let (transport, run) = (transport.clone(), Arc::clone(&run));
         let came = T::IS_IMMEDIATE.then(clock::now);
         drop(spawn("connection", async move {
-            let mut open = open;
             let limit = open.shared.limits.head;
-            open.ended = match timeout(limit, transport.establish(stream)).await {
-                Ok(Ok(stream)) => run(stream, peer, came).await,
+            let ended = match timeout(limit, transport.establish(stream)).await {
+                Ok(Ok(stream)) => run(stream, Arc::clone(&open), came).await,
                 Ok(Err(_)) | Err(_) => Ended::unserved(Closed::TlsFailed),
             };
+            open.end(ended);
         }));
     }
 }
 
-/// A connection that is open. Also one whose task panics is closed.
-struct Open {
+/// A connection that is open, held by its task and by its bytes. Also one whose task panics is closed.
+pub(super) struct Open {
     shared: Arc<Shared>,
-    peer: Option<SocketAddr>,
-    ended: Ended,
+    pub(super) peer: Option<SocketAddr>,
+    ended: OnceLock<Ended>,
+    upgraded: AtomicBool,
+}
+
+impl Open {
+    /// Its task is done with it. If its bytes are not, they were handed over to another protocol.
+    fn end(self: Arc<Self>, ended: Ended) {
+        self.ended.get_or_init(|| ended);
+        if Arc::strong_count(&self) > 1 {
+            self.upgraded.store(true, Ordering::Relaxed);
+            self.shared.upgraded();
+        }
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.shared.closed(self.ended, self.peer);
+        let ended = self.ended.get().copied();
+        let ended = ended.unwrap_or(Ended::unserved(Closed::Reset));
+        let upgraded = self.upgraded.load(Ordering::Relaxed);
+        self.shared.closed(ended, self.peer, upgraded);
+    }
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

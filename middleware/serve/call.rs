@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -50,10 +50,12 @@ where
             PeerAddr(peer).put_into(request.extensions_mut());
         }
         let protocol = Protocol::of(request.headers());
+        let is_two = request.version() == Version::HTTP_2;
         CallFuture {
             inner: Some(self.service.call(request)),
             call: Some(call),
             protocol,
+            is_two,
         }
     }
 }
@@ -71,6 +73,7 @@ pin_project! {
         // `None` once the head is there.
         call: Option<Call>,
         protocol: Protocol,
+        is_two: bool,
     }
 
     impl<F> PinnedDrop for CallFuture<F> {
@@ -104,8 +107,10 @@ where
             let call = this.call.take();
             return Poll::Ready(Ok(response.map(|bytes| CallBody {
                 content: Content::Own { bytes },
+                rest: Bytes::new(),
                 call,
                 protocol: Protocol::Http,
+                is_two: false,
             })));
         }
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
@@ -113,12 +118,14 @@ where
         };
         let response = ready!(inner.poll(context))?;
         this.inner.set(None);
-        let protocol = *this.protocol;
+        let (protocol, is_two) = (*this.protocol, *this.is_two);
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| CallBody {
             content: Content::Inner { inner },
+            rest: Bytes::new(),
             call,
             protocol,
+            is_two,
         })))
     }
 }
@@ -135,9 +142,12 @@ pin_project! {
         // Nothing once it has ended.
         #[pin]
         content: Content<B>,
+        // What is left of a frame that is handed on in pieces.
+        rest: Bytes,
         // `None` once it has ended.
         call: Option<Call>,
         protocol: Protocol,
+        is_two: bool,
     }
 
     impl<B> PinnedDrop for CallBody<B> {
@@ -176,31 +186,66 @@ where
                 cut_off(|| this.content.set(Content::nothing()));
                 return Poll::Ready(Some(last(*this.protocol)));
             }
-            call.handed(None);
+            // What HTTP/1 hands on waits for the socket alone, which is watched.
+            if *this.is_two {
+                call.handed(None);
+            }
         }
-        let polled = ready!(inner.as_mut().poll_frame(context));
-        let goes_on =
-            matches!(&polled, Some(Ok(frame)) if frame.is_data()) && !inner.is_end_stream();
-        if !goes_on {
-            this.content.set(Content::nothing());
-        } else if let Some(call) = this.call.as_ref() {
+        let polled = if this.rest.is_empty() {
+            ready!(inner.as_mut().poll_frame(context)).map(|frame| frame.map_err(Into::into))
+        } else {
+            Some(Ok(Frame::data(std::mem::take(this.rest))))
+        };
+        let polled = match polled {
+            Some(Ok(frame)) if *this.is_two => Some(Ok(piece(frame, this.rest))),
+            other => other,
+        };
+        let is_data = matches!(&polled, Some(Ok(frame)) if frame.is_data());
+        if is_data
+            && *this.is_two
+            && let Some(call) = this.call.as_ref()
+        {
+            // The last one, too, may never be taken.
             call.handed(Some(clock::now()));
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
+        if !is_data || (this.rest.is_empty() && inner.is_end_stream()) {
+            this.content.set(Content::nothing());
+        }
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
+        self.rest.is_empty() && self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
+        if self.rest.is_empty() {
+            self.content.size_hint()
+        } else {
+            // Nobody asks in the midst of a frame; what is left of it counts only then.
+            SizeHint::default()
+        }
     }
 }
 
 impl<B> fmt::Debug for CallBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallBody").finish_non_exhaustive()
+    }
+}
+
+/// What a stream of HTTP/2 hands on at once: what follows waits until the peer takes it, and how much a peer that takes
+/// nothing makes the server hold is bounded.
+const PIECE: usize = 64 * 1024;
+
+/// The first piece of a frame; the others are left.
+fn piece(frame: Frame<Bytes>, rest: &mut Bytes) -> Frame<Bytes> {
+    match frame.into_data() {
+        Ok(mut data) => {
+            *rest = data.split_off(data.len().min(PIECE));
+            Frame::data(data)
+        }
+        Err(frame) => frame,
     }
 }
 

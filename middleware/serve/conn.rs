@@ -18,6 +18,10 @@ use super::{
 /// What a peer sent before it heard that the connection ends arrives within this time.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
+/// It is looked at again after so long at least and at most, whatever its limits are.
+const SHORTEST: Duration = Duration::from_millis(1);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -217,7 +221,9 @@ impl Conn {
                 .and_then(|since| since.checked_add(limit))
                 .map(|at| (at <= now, at))
         };
-        let mut next = now.checked_add(idle).unwrap_or(now);
+        // A stream in a task of its own may be handed something without the connection being asked again.
+        let look = idle.min(limits.write_stall).clamp(SHORTEST, LONGEST);
+        let mut next = now.checked_add(look).unwrap_or(now);
         let mut wait_for = |at: Instant| next = next.min(at);
         match over(state.owing, limits.head) {
             Some((true, _)) => return Due::Close(Closed::HeadTimeout),
@@ -328,7 +334,7 @@ mod tests {
         conn.read(b"GET / HTTP/1.1\r\n", after(start, 9));
         assert_eq!(conn.due(after(start, 10)), Due::Close(Closed::HeadTimeout));
         let call = conn.begin();
-        assert_eq!(conn.due(after(start, 11)), Due::At(after(start, 71)));
+        assert_eq!(conn.due(after(start, 11)), Due::At(after(start, 41)));
         drop(call);
         assert_eq!(conn.served(), 1);
     }
@@ -348,6 +354,23 @@ mod tests {
             conn.due(now + Duration::from_secs(61)),
             Due::Retire(Closed::Idle)
         );
+    }
+
+    #[test]
+    fn it_is_looked_at_again_later_whatever_the_limits_are() {
+        for idle in [Duration::ZERO, Duration::MAX] {
+            let limits = Limits {
+                idle,
+                write_stall: idle,
+                ..Limits::default()
+            };
+            let now = clock::now();
+            let conn = Arc::new(Conn::new(Arc::new(limits), Arc::default(), now));
+            let call = conn.begin();
+            let due = conn.due(now);
+            assert!(matches!(due, Due::At(at) if at > now), "{idle:?}: {due:?}");
+            drop(call);
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -29,6 +28,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
+    accept::Open,
     call::Calls,
     conn::{Conn, Due},
     counts::Closed,
@@ -42,7 +42,7 @@ pub(super) async fn serve<T, S, B>(
     stream: T,
     service: S,
     conn: Arc<Conn>,
-    peer: Option<SocketAddr>,
+    open: Arc<Open>,
     mut phase: watch::Receiver<Phase>,
 ) -> Closed
 where
@@ -57,9 +57,9 @@ where
     let calls = Calls {
         service: TowerToHyperService::new(service),
         conn: Arc::clone(&conn),
-        peer,
+        peer: open.peer,
     };
-    let io = TokioIo::new(Io::new(stream, Arc::clone(&conn)));
+    let io = TokioIo::new(Io::new(stream, Arc::clone(&conn), open));
     let mut http = pin!(builder.serve_connection_with_upgrades(io, calls));
     let mut timer = pin!(sleep_until(clock::now().into()));
     let mut aging = Aging::of(&conn);

@@ -10,7 +10,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{conn::Conn, counts::Closed};
+use super::{accept::Open, conn::Conn, counts::Closed};
 use crate::clock;
 
 pin_project! {
@@ -20,16 +20,19 @@ pin_project! {
         #[pin]
         inner: T,
         conn: Arc<Conn>,
+        // Also when they have been handed over to another protocol the connection is open.
+        _open: Arc<Open>,
         blocked: bool,
         is_two: bool,
     }
 }
 
 impl<T> Io<T> {
-    pub(super) fn new(inner: T, conn: Arc<Conn>) -> Self {
+    pub(super) fn new(inner: T, conn: Arc<Conn>, open: Arc<Open>) -> Self {
         Self {
             inner,
             conn,
+            _open: open,
             blocked: false,
             is_two: false,
         }

@@ -271,7 +271,7 @@ where
     /// Pings peers of HTTP/2 so often, and closes those that do not answer within 20 s. Default: never.
     #[must_use]
     pub fn ping_every(mut self, interval: Duration) -> Self {
-        self.limits.ping = Some(interval);
+        self.limits.ping = Some(interval.min(conn::LONGEST));
         self
     }
 
@@ -387,7 +387,7 @@ where
             _over = timeout(drain.deadline, cut()) => {}
         }
         let drained = shared.counts.served().saturating_sub(before);
-        let connections_cut = u64::try_from(shared.counts.open()).unwrap_or(u64::MAX);
+        let connections_cut = u64::try_from(shared.open()).unwrap_or(u64::MAX);
         shared.enter(Phase::Cutting);
         // swallow: none, what does not end now is dropped next
         let _told = timeout(LAST_WORDS, shared.all_closed()).await;
@@ -438,7 +438,7 @@ where
     B::Error: Into<BoxError>,
 {
     let shared = Arc::clone(shared);
-    Arc::new(move |stream, peer, came| {
+    Arc::new(move |stream, open, came| {
         let limits = Arc::clone(&shared.limits);
         let conn = Conn::new(limits, Arc::clone(&shared.counts), clock::now());
         let conn = Arc::new(conn);
@@ -448,10 +448,10 @@ where
             let one = Arc::clone(&conn);
             let reason = match delay {
                 Some(delay) => {
-                    connection::serve(delay.watch_since(stream, came), service, one, peer, phase)
+                    connection::serve(delay.watch_since(stream, came), service, one, open, phase)
                         .await
                 }
-                None => connection::serve(stream, service, one, peer, phase).await,
+                None => connection::serve(stream, service, one, open, phase).await,
             };
             let served = conn.served();
             Ended { reason, served }

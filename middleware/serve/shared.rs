@@ -1,6 +1,15 @@
 //! What the listeners and connections of one server share.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::watch;
 use tracing::field;
@@ -20,6 +29,8 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     /// Told whenever a connection was closed.
     changed: watch::Sender<()>,
+    /// Connections that speak another protocol by now, and are nobody's here.
+    upgraded: AtomicUsize,
     began: Instant,
     faults: Report,
     pub(super) delay: Option<ReadDelay>,
@@ -36,6 +47,7 @@ impl Shared {
             counts,
             phase: watch::Sender::new(Phase::Serving),
             changed: watch::Sender::new(()),
+            upgraded: AtomicUsize::new(0),
             began: clock::now(),
             faults: Report::default(),
             delay: None,
@@ -79,8 +91,23 @@ impl Shared {
         self.tell(Some((Ended::unserved(Closed::Emfile), None)));
     }
 
+    /// A connection was handed over to another protocol. It is open, and nobody waits for its end.
+    pub(super) fn upgraded(&self) {
+        self.upgraded.fetch_add(1, Ordering::Relaxed);
+        self.changed.send_replace(());
+    }
+
+    /// How many connections are open that are to end.
+    pub(super) fn open(&self) -> usize {
+        let upgraded = self.upgraded.load(Ordering::Relaxed);
+        self.counts.open().saturating_sub(upgraded)
+    }
+
     /// A connection is closed.
-    pub(super) fn closed(&self, ended: Ended, peer: Option<SocketAddr>) {
+    pub(super) fn closed(&self, ended: Ended, peer: Option<SocketAddr>, upgraded: bool) {
+        if upgraded {
+            self.upgraded.fetch_sub(1, Ordering::Relaxed);
+        }
         self.counts.closed(ended.reason);
         self.tell(ended.reason.is_fault().then_some((ended, peer)));
         self.changed.send_replace(());
@@ -89,7 +116,7 @@ impl Shared {
     /// Waits until no connection is open.
     pub(super) async fn all_closed(&self) {
         let mut changed = self.changed.subscribe();
-        while self.counts.open() > 0 {
+        while self.open() > 0 {
             // swallow: none, the sender is here
             let _changed = changed.changed().await;
         }

@@ -6,6 +6,7 @@ mod common;
 mod cancels;
 mod costs;
 mod handles;
+mod hostile;
 mod pressure;
 mod served;
 mod shed;

@@ -8,4 +8,5 @@ mod floods;
 mod gates;
 mod peers;
 mod support;
+mod takers;
 mod transports;

@@ -6,6 +6,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use plimsoll::server::timeout::TimeoutLayer;
+use tower::ServiceExt as _;
 
 use crate::support::{app, call, grpc, http, millis, read_all, upload, with};
 
@@ -194,4 +195,15 @@ async fn a_handler_that_lets_another_task_read_on_is_timed_when_that_has_ended()
         (seen.told("outcome"), seen.told("which")),
         ("timeout", "head")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_at_all_for_the_head_keeps_nobody_busy_while_the_caller_sends() {
+    let layer = TimeoutLayer::new().head(Duration::ZERO).no_min_rate();
+    let call = app(layer, read_all).oneshot(upload(http(), vec![], false));
+    let mut call = tokio_test::task::spawn(call);
+    for _ in 0..3 {
+        assert!(call.poll().is_pending());
+    }
+    assert!(!call.is_woken());
 }

@@ -179,7 +179,7 @@ impl Timing {
             (turn, Phase::Body) => {
                 let slow = self.inflow.as_ref().filter(|_| turn.is_some());
                 let pace = slow.and_then(|inflow| inflow.may_be_slow());
-                (None, pace.map(|pace| pace.grace.max(EARLIER)))
+                (None, pace.map(|pace| pace.grace))
             }
         };
         let idle = self.silent_since.zip(settings.idle);
@@ -187,7 +187,8 @@ impl Timing {
         let due = [self.over, own, idle].into_iter().flatten();
         // The first of equals, so that the caller's own deadline is told as that.
         let due = due.min_by_key(|&(at, _)| at);
-        (due, recheck.map(|wait| after(now, wait)))
+        // Not at once, or it would be looked at again and again.
+        (due, recheck.map(|wait| after(now, wait.max(EARLIER))))
     }
 
     fn head_due(&self, waited: Duration) -> Option<(Instant, Limit)> {

@@ -1,0 +1,135 @@
+//! Peers that take little, late or nothing of what is ready.
+
+use std::{convert::Infallible, num::NonZeroUsize, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    routing::get,
+};
+use futures_util::stream;
+use plimsoll::serve::{Closed, Drain};
+use tokio::io::AsyncReadExt as _;
+
+use crate::support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed};
+
+const FRAME: usize = 24 * 1024 * 1024;
+
+/// Two frames, each far larger than what is taken within the limit.
+fn large() -> Router {
+    let frame = Bytes::from(vec![b'x'; FRAME]);
+    let frames = move || {
+        let frame = frame.clone();
+        let frames = stream::iter([Ok::<_, Infallible>(frame.clone()), Ok(frame)]);
+        async { Body::from_stream(frames) }
+    };
+    Router::new().route("/large", get(frames))
+}
+
+#[tokio::test]
+async fn the_last_bytes_of_a_stream_are_taken_or_it_is_ended() {
+    let server = run(server(app(&Doors::default())).idle_timeout(BOUND)).await;
+    let (mut client, connection) = h2::client::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(server.connect().await)
+        .await
+        .expect("a handshake");
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/ok", server.address);
+    let request = http::Request::get(uri).body(()).expect("a request");
+    let (stuck, _) = client.send_request(request, true).expect("sent");
+    let mut body = stuck.await.expect("a head").into_body();
+    let ended = tokio::time::timeout(BOUND, body.data())
+        .await
+        .expect("in time");
+    assert!(ended.is_none_or(|data| data.is_err()), "it was reset");
+    eventually(|| server.connections.calls() == 0).await;
+    connection.abort();
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_a_large_frame_slowly_gets_it_all() {
+    let server = run(server(large()).write_stall(LIMIT * 3)).await;
+    let mut stream = server.connect().await;
+    let request = b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    send(&mut stream, request).await;
+    let (mut taken, mut buffer) = (0, vec![0; 256 * 1024]);
+    loop {
+        match stream.read(&mut buffer).await.expect("no reset") {
+            0 => break,
+            read => taken += read,
+        }
+        // sleeps: what the peer does here is to be slow
+        tokio::time::sleep(LIMIT / 20).await;
+    }
+    assert!(taken > 2 * FRAME, "{taken}");
+    assert_eq!(server.connections.closed(Closed::WriteStalled), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_a_large_frame_slowly_gets_it_all() {
+    let server = run(server(large()).write_stall(LIMIT * 3)).await;
+    let (mut client, connection) = h2::client::handshake(server.connect().await)
+        .await
+        .expect("a handshake");
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/large", server.address);
+    let request = http::Request::get(uri).body(()).expect("a request");
+    let (head, _) = client.send_request(request, true).expect("sent");
+    let client: h2::client::SendRequest<Bytes> = client;
+    let mut body = head.await.expect("a head").into_body();
+    let (mut taken, mut pause) = (0, 0);
+    while let Some(data) = body.data().await {
+        let data = data.expect("no reset");
+        taken += data.len();
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("it was held");
+        pause += data.len();
+        if pause > 256 * 1024 {
+            pause = 0;
+            // sleeps: what the peer does here is to be slow
+            tokio::time::sleep(LIMIT / 20).await;
+        }
+    }
+    assert_eq!(taken, 2 * FRAME);
+    drop(client);
+    connection.abort();
+}
+
+/// Waits at the upgrade's other end until it is let go.
+fn upgrading(doors: &Doors) -> Router {
+    let doors = doors.clone();
+    let upgrade = async move |request: axum::extract::Request| {
+        let doors = doors.clone();
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(request).await.expect("an upgrade");
+            doors.begun.notify_one();
+            doors.go.notified().await;
+            drop(upgraded);
+        });
+        let headers = [("connection", "upgrade"), ("upgrade", "test")];
+        (http::StatusCode::SWITCHING_PROTOCOLS, headers)
+    };
+    Router::new().route("/up", get(upgrade))
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_open_and_does_not_hold_up_the_end() {
+    let doors = Doors::default();
+    let server = server(upgrading(&doors)).max_connections(NonZeroUsize::MIN);
+    let server = run(server.drain(Drain::new().notice(Duration::ZERO).deadline(BOUND * 2))).await;
+    let mut stream = server.connect().await;
+    let request = b"GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n";
+    send(&mut stream, request).await;
+    doors.begun.notified().await;
+    let mut second = server.connect().await;
+    assert_eq!(until_closed(&mut second).await, "");
+    server.closes(Closed::ConnCap, 1).await;
+    let connections = server.connections.clone();
+    assert_eq!(server.end().await.connections_cut, 0);
+    assert_eq!(connections.open(), 1);
+    doors.go.notify_one();
+    eventually(|| connections.open() == 0).await;
+    assert_eq!(connections.closed(Closed::Eof), 1);
+}
