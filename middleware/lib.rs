@@ -88,7 +88,7 @@
     )
 )]
 // The core serves all layers: what only a layer that is switched off would use is no dead code.
-#![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
+#![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports, unused_macros))]
 
 pub mod caller;
 pub mod client;
