@@ -179,7 +179,8 @@ fn the_bell_wakes() {
             // One in flight and a full room.
             shared.enter(now, &ask()).expect("a place");
             let mut waiting = Vec::new();
-            while shared.has_room() {
+            // That anybody may wait is known once somebody has.
+            while waiting.is_empty() || shared.has_room() {
                 match Shared::enter_or_wait(&shared, now, &ask()) {
                     Ok(Admitted::Later(wait)) => waiting.push(wait),
                     _ => panic!("it has to wait"),
