@@ -35,7 +35,8 @@ pub(crate) fn write(rows: &[Row], folder: &Path) -> Result<(), String> {
             continue;
         }
         let path = folder.join(format!("overload-{name}.svg"));
-        fs::write(&path, svg::draw(&panels))
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, svg::draw(&panels)))
             .map_err(|error| format!("{}: {error}", path.display()))?;
         println!("{}", path.display());
     }
