@@ -141,7 +141,14 @@ pub(super) async fn accept<L, T>(
             let limit = open.shared.limits.head;
             let ended = match timeout(limit, transport.establish(stream)).await {
                 Ok(Ok(stream)) => run(stream, Arc::clone(&open), came).await,
-                Ok(Err(_)) | Err(_) => Ended::unserved(Closed::TlsFailed),
+                Ok(Err(error)) => {
+                    open.shared.handshake_failed(&error);
+                    Ended::unserved(Closed::TlsFailed)
+                }
+                Err(late) => {
+                    open.shared.handshake_failed(&late);
+                    Ended::unserved(Closed::TlsFailed)
+                }
             };
             open.end(ended);
         }));

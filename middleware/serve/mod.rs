@@ -200,7 +200,8 @@ where
         self
     }
 
-    /// Runs this when the server begins to end, before anything else: to say that it is not ready.
+    /// Runs this when the server begins to end, before anything else: to say that it is not ready. Should it panic, that
+    /// is a line `event="task_died"` and a count, and the server goes on to end.
     #[must_use]
     pub fn on_drain(mut self, run: impl FnOnce() + Send + 'static) -> Self {
         self.on_drain.push(Box::new(run));
@@ -363,17 +364,17 @@ where
             EndOnDrop(Arc::clone(&operators)),
         );
         for listen in listeners {
-            drop(spawn(
-                "accept",
-                listen(service.clone(), Arc::clone(&shared)),
-            ));
+            let accepting = listen(service.clone(), Arc::clone(&shared));
+            drop(spawn("accept", vital(accepting, control.clone())));
         }
         for listen in admin {
-            drop(spawn("accept_admin", listen(Arc::clone(&operators))));
+            let accepting = listen(Arc::clone(&operators));
+            drop(spawn("accept_admin", vital(accepting, control.clone())));
         }
         reached(control.ask.subscribe(), Ask::Drain).await;
         for run in on_drain {
-            run();
+            // swallow: plimsoll.tasks.died a panic is told and counted there, and the rest goes on
+            let _told = spawn("on_drain", async move { run() }).await;
         }
         tracing::info!(target: "plimsoll::serve", event = "draining", calls = shared.counts.calls(), "the server drains");
         let cut = || reached(control.ask.subscribe(), Ask::Cut);
@@ -416,6 +417,22 @@ async fn reached<T: PartialOrd>(mut now: watch::Receiver<T>, so_far: T) {
     if now.wait_for(|now| *now >= so_far).await.is_err() {
         // Whoever could say so is gone.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Accepts. Should that panic, the server ends in order: one that accepts nothing any more must not look as if it did.
+async fn vital(accepting: Loop, control: Control) {
+    let guard = DrainOnDrop(control);
+    accepting.await;
+    // Only a server that ends already comes here.
+    drop(guard);
+}
+
+struct DrainOnDrop(Control);
+
+impl Drop for DrainOnDrop {
+    fn drop(&mut self) {
+        self.0.drain();
     }
 }
 

@@ -91,6 +91,11 @@ impl Shared {
         self.tell(Some((Ended::unserved(Closed::Emfile), None)));
     }
 
+    /// Why; that it did is told with the connection's end.
+    pub(super) fn handshake_failed(&self, error: &(dyn std::error::Error + 'static)) {
+        tracing::debug!(target: TARGET, error, "a handshake failed");
+    }
+
     /// A connection was handed over to another protocol. It is open, and nobody waits for its end.
     pub(super) fn upgraded(&self) {
         self.upgraded.fetch_add(1, Ordering::Relaxed);

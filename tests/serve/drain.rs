@@ -175,3 +175,26 @@ async fn eventually_not_ready(health: &Health) {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn what_panics_at_the_end_does_not_keep_calls_from_ending() {
+    let doors = Doors::default();
+    let server = run(server(app(&doors)).on_drain(|| panic!("no readiness to tell"))).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    server.control.drain();
+    eventually(|| std::net::TcpStream::connect(server.address).is_err()).await;
+    doors.go.notify_one();
+    assert!(until_closed(&mut stream).await.ends_with("waited"));
+    assert_eq!(server.end().await.cut, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_accept_any_more_ends() {
+    let room = || async { panic!("who asks?") };
+    let server = run(server(app(&Doors::default())).accept_when(room)).await;
+    // Nobody asked it to.
+    let report = tokio::time::timeout(BOUND, server.ended).await;
+    assert_eq!(report.expect("in time").expect("no panic").cut, 0);
+}
