@@ -167,6 +167,19 @@ impl Shared {
         self.change(clock::now(), |state, now| state.set_limit(now, limit));
     }
 
+    pub(super) fn hold_limit(&self, limit: usize) {
+        self.change(clock::now(), |state, now| state.hold_limit(now, limit));
+    }
+
+    /// False: it was made fixed.
+    pub(super) fn adapt(&self) -> bool {
+        let tuning = self.start.tuning;
+        if tuning.adapts {
+            self.change(clock::now(), |state, now| state.adapt(now, tuning));
+        }
+        tuning.adapts
+    }
+
     /// Until when one who arrived then may wait.
     pub(super) fn patience(&self, arrived: Instant) -> Instant {
         let patience = self.lock().patience();

@@ -296,6 +296,20 @@ impl<T> State<T> {
         self.controller.set(now, as_float(limit));
     }
 
+    pub(super) fn hold_limit(&mut self, now: Seconds, limit: usize) {
+        self.account(now);
+        self.controller.hold(now, as_float(limit));
+    }
+
+    pub(super) fn adapt(&mut self, now: Seconds, tuning: Tuning) {
+        self.account(now);
+        self.controller.adapt(now, tuning);
+    }
+
+    pub(super) fn adapts(&self) -> bool {
+        self.controller.adapts()
+    }
+
     fn admit(&mut self, now: Seconds, caller: Option<usize>) {
         self.room.pass(now);
         self.controller.begin();

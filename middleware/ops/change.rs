@@ -3,7 +3,6 @@
 use std::fmt::Display;
 
 /// Tells that a setting was changed, by whom (`file`, or the address of an operator's machine) and how.
-#[allow(dead_code, reason = "for whatever changes settings")]
 pub(crate) fn tell(by: &str, setting: &str, from: &dyn Display, to: &dyn Display) {
     tracing::info!(
         target: "plimsoll::ops",

@@ -4,6 +4,7 @@
 //! there is one number, the time that a call takes when nothing is in its way, and whenever it may be wrong the limit
 //! is moved and the latency looked at: did it follow the calls in flight? Then they were a queue of our making.
 
+mod by_hand;
 mod experiments;
 
 use super::window::{Look, Noise, Seconds, Window};
@@ -250,16 +251,6 @@ impl Controller {
         let in_fast = time.min(self.fast.time(now));
         self.fast.forget(in_fast, now);
         self.slow.forget(time - in_fast, now);
-    }
-
-    /// Sets the limit by hand.
-    pub(super) fn set(&mut self, now: Seconds, limit: f64) {
-        self.tuning.min = self.tuning.min.min(limit);
-        self.tuning.max = self.tuning.max.max(limit);
-        self.limit = limit;
-        self.phase = Phase::Normal;
-        self.trial.tries = 0;
-        self.reset(now);
     }
 
     /// Draws conclusions, if it is time to. To be asked after each change, and now and then.

@@ -12,6 +12,7 @@
 //! let app: Router = Router::new().route("/order", get(order)).layer(AccessLogLayer::new());
 //! ```
 
+mod failures;
 mod record;
 
 use std::{
@@ -31,7 +32,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Level;
 
-pub use self::record::Record;
+pub use self::{
+    failures::{Failure, Failures},
+    record::Record,
+};
 use crate::{
     context::{self, FieldValue, Scope},
     observe::{BoxError, ResponseBody, ResponseFuture},
@@ -62,6 +66,7 @@ struct Settings {
     sample_successes: Option<NonZeroU32>,
     redact_headers: Vec<HeaderName>,
     call_span: bool,
+    recent: Option<Failures>,
     counts: Arc<Counts>,
 }
 
@@ -81,6 +86,7 @@ impl AccessLogLayer {
                 sample_successes: None,
                 redact_headers: Vec::new(),
                 call_span: false,
+                recent: None,
                 counts: Arc::default(),
             }),
         }
@@ -117,6 +123,12 @@ impl AccessLogLayer {
     #[must_use]
     pub fn call_span(self) -> Self {
         self.with(|settings| settings.call_span = true)
+    }
+
+    /// Keeps the last calls that failed by the service's doing here too, for operators: `ops` shows them. Default: nowhere.
+    #[must_use]
+    pub fn recent(self, failures: &Failures) -> Self {
+        self.with(|settings| settings.recent = Some(failures.clone()))
     }
 
     /// How many lines of calls that went well were left out by [`AccessLogLayer::sample_successes`].
