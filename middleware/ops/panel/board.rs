@@ -31,6 +31,7 @@ pub(super) struct Sample {
     at: SystemTime,
     /// Calls, errors and rejections a second; `None` without metrics, and in the first second.
     rates: Option<[f64; 3]>,
+    in_flight: Option<i64>,
     limits: Vec<Level>,
 }
 
@@ -69,6 +70,7 @@ impl Board {
     ) {
         let number = self.next;
         self.next = number.saturating_add(1);
+        let in_flight = figures.as_ref().map(|figures| figures.in_flight);
         let rates = figures.and_then(|figures| {
             let rates = self.marks.back().map(|last| {
                 let faults: [fn(Fault) -> bool; 3] =
@@ -96,6 +98,7 @@ impl Board {
             number,
             at,
             rates,
+            in_flight,
             limits,
         });
     }
@@ -106,7 +109,7 @@ impl Board {
     }
 
     /// The samples from this one on, as rows: number, milliseconds of Unix time, rates of calls, errors and rejections,
-    /// and of each limit what it was, how many were in flight and how many waited.
+    /// of each limit what it was, how many were in flight and how many waited; and all calls in flight.
     pub(super) fn samples(&self, last: usize) -> Value {
         let skipped = self.samples.len().saturating_sub(last);
         let rows = self.samples.iter().skip(skipped).map(|sample| {
@@ -124,7 +127,8 @@ impl Board {
                 calls,
                 errors,
                 rejected,
-                limits
+                limits,
+                sample.in_flight
             ])
         });
         rows.collect()
@@ -258,8 +262,8 @@ mod tests {
         assert_eq!(
             samples,
             json!([
-                [86_398, 86_398_000_u64, 150.0, 0.0, 50.0, [[10, 3, 0]]],
-                [86_399, 86_399_000_u64, 150.0, 0.0, 50.0, [[10, 3, 0]]],
+                [86_398, 86_398_000_u64, 150.0, 0.0, 50.0, [[10, 3, 0]], 0],
+                [86_399, 86_399_000_u64, 150.0, 0.0, 50.0, [[10, 3, 0]], 0],
             ])
         );
         assert_eq!(board.rate(|fault| fault == Fault::Load), Some(50.0));
@@ -274,11 +278,14 @@ mod tests {
         let (mut board, now) = (Board::default(), Instant::now());
         assert_eq!(board.rate(|_| true), None);
         board.push(now, SystemTime::UNIX_EPOCH, Some(figures(10)), Vec::new());
-        assert_eq!(board.samples(1), json!([[0, 0, null, null, null, []]]));
+        assert_eq!(board.samples(1), json!([[0, 0, null, null, null, [], 0]]));
         board.push(now, SystemTime::UNIX_EPOCH, Some(figures(20)), Vec::new());
         assert_eq!(board.rate(|_| true), Some(0.0));
         // Without metrics.
         board.push(now, SystemTime::UNIX_EPOCH, None, Vec::new());
-        assert_eq!(board.samples(1), json!([[2, 0, null, null, null, []]]));
+        assert_eq!(
+            board.samples(1),
+            json!([[2, 0, null, null, null, [], null]])
+        );
     }
 }
