@@ -18,6 +18,8 @@ struct LoadShed;
 struct Log;
 #[doc = include_str!("../docs/metrics.md")]
 struct Metrics;
+#[doc = include_str!("../docs/ops.md")]
+struct Ops;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
 #[doc = include_str!("../docs/rate-limit.md")]
