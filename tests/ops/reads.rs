@@ -19,6 +19,7 @@ use crate::support::*;
 
 /// Two samples, on a clock that takes no time for it.
 async fn sampled() {
+    // sleeps: on the paused clock
     sleep(Duration::from_millis(2_100)).await;
 }
 
