@@ -51,6 +51,7 @@ const LAYER: &str = "body_limit";
 #[derive(Clone, Debug)]
 pub struct BodyLimitLayer {
     max_bytes: u64,
+    on: bool,
     /// For a fault of the wiring, which is told once.
     told: Arc<Once>,
 }
@@ -60,8 +61,17 @@ impl BodyLimitLayer {
     pub fn new(max_bytes: u64) -> Self {
         Self {
             max_bytes,
+            on: true,
             told: Arc::new(Once::new()),
         }
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
     }
 }
 
@@ -136,6 +146,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.layer.on {
+            let mut uncapped = Capped {
+                inner: &mut self.inner,
+                cap: Cap::of_nothing(),
+            };
+            return ResponseFuture::pass(&mut uncapped, request);
+        }
         let mut scope = Scope::open(&mut request);
         match self.layer.admit(request) {
             (request, Some(cap)) => {

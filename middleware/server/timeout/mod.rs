@@ -75,6 +75,7 @@ const LAYER: &str = "timeout";
 #[derive(Clone)]
 pub struct TimeoutLayer {
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl TimeoutLayer {
@@ -134,6 +135,14 @@ impl TimeoutLayer {
         self.with(|settings| settings.trusted = Some(peers))
     }
 
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> TimeoutCounts {
         self.shared.counts.read()
@@ -142,7 +151,7 @@ impl TimeoutLayer {
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.shared.settings.clone();
         change(&mut settings);
-        Self::of(settings)
+        Self::of(settings).enabled(self.on)
     }
 
     fn of(settings: Settings) -> Self {
@@ -151,6 +160,7 @@ impl TimeoutLayer {
                 settings,
                 counts: Default::default(),
             }),
+            on: true,
         }
     }
 }
@@ -187,6 +197,7 @@ impl<S> Layer<S> for TimeoutLayer {
         Timeout {
             inner,
             shared: Arc::clone(&self.shared),
+            on: self.on,
         }
     }
 }
@@ -196,6 +207,7 @@ impl<S> Layer<S> for TimeoutLayer {
 pub struct Timeout<S> {
     inner: S,
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Timeout<S>
@@ -215,6 +227,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            return ResponseFuture::pass(&mut Starting::untimed(&mut self.inner), request);
+        }
         let mut scope = Scope::open(&mut request);
         match Timing::begin(&self.shared, &request, &mut scope) {
             Ok(mut timing) => {
