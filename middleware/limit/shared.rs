@@ -8,7 +8,7 @@ use super::{
     bell::Bell,
     controller::Sample,
     outside::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError},
-    queue::PRIORITIES,
+    queue::{Bounds, PRIORITIES},
     state::{Ask, Start, State, Turn},
     tally::Tally,
     wait::{Place, Wait, Waiter},
@@ -165,6 +165,14 @@ impl Shared {
 
     pub(super) fn set_limit(&self, limit: usize) {
         self.change(clock::now(), |state, now| state.set_limit(now, limit));
+    }
+
+    pub(super) fn set_between(&self, min: usize, max: usize) {
+        self.change(clock::now(), |state, now| state.set_between(now, min, max));
+    }
+
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.change(clock::now(), |state, _| state.set_bounds(bounds));
     }
 
     /// Until when one who arrived then may wait.

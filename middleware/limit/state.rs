@@ -296,6 +296,16 @@ impl<T> State<T> {
         self.controller.set(now, as_float(limit));
     }
 
+    pub(super) fn set_between(&mut self, now: Seconds, min: usize, max: usize) {
+        self.account(now);
+        self.controller
+            .set_between(now, as_float(min), as_float(max));
+    }
+
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.room.set_bounds(bounds);
+    }
+
     fn admit(&mut self, now: Seconds, caller: Option<usize>) {
         self.room.pass(now);
         self.controller.begin();

@@ -262,6 +262,17 @@ impl Controller {
         self.reset(now);
     }
 
+    /// An adaptive limit stays within these from now on.
+    pub(super) fn set_between(&mut self, now: Seconds, min: f64, max: f64) {
+        if self.tuning.adapts {
+            (self.tuning.min, self.tuning.max) = (min, max);
+            let inside = self.limit.clamp(min, max);
+            if inside != self.limit {
+                self.settle(now, inside);
+            }
+        }
+    }
+
     /// Draws conclusions, if it is time to. To be asked after each change, and now and then.
     pub(super) fn check(&mut self, now: Seconds, room: Standing) {
         if self.phase == Phase::Drain {

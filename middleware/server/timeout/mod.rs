@@ -89,7 +89,7 @@ impl TimeoutLayer {
     /// Default: none, since streams may last for days.
     #[must_use]
     pub fn total(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.total = limit.into())
+        self.with(|settings| settings.total.set(limit.into()))
     }
 
     /// The most time that a handler takes until its head. While it waits for the caller's body this clock stands still
@@ -97,14 +97,14 @@ impl TimeoutLayer {
     /// Default: 60 s, after which nginx and the load balancers of clouds have given up and nobody hears the answer.
     #[must_use]
     pub fn head(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.head = limit.into())
+        self.with(|settings| settings.head.set(limit.into()))
     }
 
     /// The most time that the body of a response has nothing to send while the caller would take it.
     /// Default: none, since a stream of events may be silent for hours.
     #[must_use]
     pub fn idle(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.idle = limit.into())
+        self.with(|settings| settings.idle.set(limit.into()))
     }
 
     /// The least rate at which the body of a request must come while the handler waits for it, of gRPC too. The grace is
@@ -141,6 +141,21 @@ impl TimeoutLayer {
     pub fn enabled(mut self, on: bool) -> Self {
         self.on = on;
         self
+    }
+
+    /// Changes [`total`](Self::total) while it runs, for calls that begin from now on.
+    pub fn set_total(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.total.set(limit.into());
+    }
+
+    /// Changes [`head`](Self::head) while it runs. A call that runs already is held to it when its timer rings next.
+    pub fn set_head(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.head.set(limit.into());
+    }
+
+    /// Changes [`idle`](Self::idle) while it runs. A call that runs already is held to it when its timer rings next.
+    pub fn set_idle(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.idle.set(limit.into());
     }
 
     /// What happened so far.
