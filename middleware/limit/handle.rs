@@ -52,7 +52,7 @@ impl LimitHandle {
         self.shared.name
     }
 
-    /// How many calls may be in flight now.
+    /// How many calls may be in flight now. Of an adaptive limit, those that hang come on top.
     pub fn limit(&self) -> usize {
         self.shared.limit()
     }
