@@ -97,6 +97,24 @@ where
     }
 }
 
+impl<B, O: Observer> ResponseBody<B, O> {
+    /// A body that nobody observes, of which there is nothing to be told at its end.
+    #[inline]
+    pub(super) fn of_nobody(content: Option<Content<B>>) -> Self {
+        let rest = Rest {
+            status: Status::Settled,
+            length: None,
+            is_sent: false,
+        };
+        Self {
+            inner: content,
+            rest,
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
+    }
+}
+
 impl Rest {
     /// What is to come after this head.
     #[inline]
@@ -246,17 +264,7 @@ where
     O: Observer,
 {
     fn default() -> Self {
-        let rest = Rest {
-            status: Status::Settled,
-            length: None,
-            is_sent: false,
-        };
-        Self {
-            inner: None,
-            rest,
-            watch: Watch::of_nobody(),
-            scope: Scope::of_nothing(),
-        }
+        Self::of_nobody(None)
     }
 }
 
