@@ -18,11 +18,6 @@ use crate::{
 pub struct Admission(Option<Permit>);
 
 impl Admission {
-    /// Of a call that was not let in.
-    pub(crate) fn none() -> Self {
-        Self(None)
-    }
-
     pub(super) fn of(permit: Permit) -> Self {
         Self(Some(permit))
     }

@@ -114,7 +114,7 @@ where
         let visit = self.desk.visit(&request, &mut scope);
         match self.desk.enter(&visit) {
             Ok(admission) => ResponseFuture::call(&mut self.inner, request, admission, scope),
-            Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+            Err(no) => ResponseFuture::refuse(no, request, scope),
         }
     }
 }

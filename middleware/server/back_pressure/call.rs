@@ -94,7 +94,7 @@ impl<S, B> Queued<S, B> {
         Poll::Ready(
             match this.desk.after(&visit, arrived, verdict, &mut scope) {
                 Ok(admission) => ResponseFuture::call(&mut service, request, admission, scope),
-                Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+                Err(no) => ResponseFuture::refuse(no, request, scope),
             },
         )
     }

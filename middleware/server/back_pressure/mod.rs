@@ -176,7 +176,7 @@ where
                 Stage::waiting(Queued::new(desk, waiting, service, request, scope))
             }
             Err(no) => Stage::Called {
-                inner: ResponseFuture::reject(no, &request, Admission::none(), scope),
+                inner: ResponseFuture::refuse(no, request, scope),
             },
         };
         BackPressureFuture::of(stage)
