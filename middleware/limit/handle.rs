@@ -2,7 +2,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -125,9 +125,10 @@ impl LimitHandle {
         self.shared.is_dry()
     }
 
-    /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that.
+    /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that. Those who wait are
+    /// let in at once.
     pub fn dry_run(&self, dry_run: bool) {
-        self.shared.dry_run.store(dry_run, Ordering::Relaxed);
+        self.shared.set_dry_run(dry_run);
     }
 
     /// Whether one more call would be let in, or could wait without taking another's place. For whoever accepts

@@ -113,7 +113,10 @@ where
         let mut scope = Scope::open(&mut request);
         let visit = self.desk.visit(&request, &mut scope);
         match self.desk.enter(&visit) {
-            Ok(admission) => ResponseFuture::call(&mut self.inner, request, admission, scope),
+            Ok(admission) => {
+                let admission = admission.to(&mut request);
+                ResponseFuture::call(&mut self.inner, request, admission, scope)
+            }
             Err(no) => ResponseFuture::refuse(no, request, scope),
         }
     }
