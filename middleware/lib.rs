@@ -101,6 +101,7 @@ mod guide;
 pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;
+mod memory;
 pub mod observe;
 #[cfg(feature = "health")]
 pub mod ops;

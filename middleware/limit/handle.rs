@@ -4,9 +4,10 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use super::{Shared, bell::Bell};
+use super::{Shared, bell::Bell, queue::Bounds};
 use crate::{
     context::Priority,
     gauge::{Gauges, Kind, Metric, Reading},
@@ -51,7 +52,7 @@ impl LimitHandle {
         self.shared.name
     }
 
-    /// How many calls may be in flight now.
+    /// How many calls may be in flight now. Of an adaptive limit, those that hang come on top.
     pub fn limit(&self) -> usize {
         self.shared.limit()
     }
@@ -98,6 +99,30 @@ impl LimitHandle {
     /// Nobody who is in is sent away: below what is in flight nobody else is let in until enough have ended.
     pub fn set(&self, limit: NonZeroUsize) {
         self.shared.set_limit(limit.get());
+    }
+
+    /// An adaptive limit stays within these from now on; what lies outside is moved inside. For a fixed one it says
+    /// nothing.
+    pub fn set_between(&self, min: NonZeroUsize, max: NonZeroUsize) {
+        self.shared
+            .set_between(min.min(max).get(), max.max(min).get());
+    }
+
+    /// How many calls may wait from now on, and for how long: see [`Limit::max_waiting`] and [`Limit::max_wait`];
+    /// `None` is found out. Nobody who waits already is sent away for it, but for the time that it may wait.
+    ///
+    /// [`Limit::max_waiting`]: super::Limit::max_waiting
+    /// [`Limit::max_wait`]: super::Limit::max_wait
+    pub fn set_waiting(&self, calls: Option<usize>, wait: Option<Duration>) {
+        self.shared.set_bounds(Bounds {
+            places: calls,
+            wait: wait.map(|wait| wait.as_secs_f64()),
+        });
+    }
+
+    /// Whether calls are let in and only counted.
+    pub fn is_dry_run(&self) -> bool {
+        self.shared.is_dry()
     }
 
     /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that.

@@ -62,6 +62,7 @@ struct Settings {
     sample_successes: Option<NonZeroU32>,
     redact_headers: Vec<HeaderName>,
     call_span: bool,
+    on: bool,
     counts: Arc<Counts>,
 }
 
@@ -81,6 +82,7 @@ impl AccessLogLayer {
                 sample_successes: None,
                 redact_headers: Vec::new(),
                 call_span: false,
+                on: true,
                 counts: Arc::default(),
             }),
         }
@@ -117,6 +119,13 @@ impl AccessLogLayer {
     #[must_use]
     pub fn call_span(self) -> Self {
         self.with(|settings| settings.call_span = true)
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.with(|settings| settings.on = on)
     }
 
     /// How many lines of calls that went well were left out by [`AccessLogLayer::sample_successes`].
@@ -182,6 +191,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.settings.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let mut scope = Scope::open(&mut request);
         let more = &self.settings.redact_headers;
         if !more.is_empty() {

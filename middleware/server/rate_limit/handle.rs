@@ -139,6 +139,11 @@ impl RateLimitHandle {
         Ok(())
     }
 
+    /// Whether calls pass and are only counted.
+    pub fn is_dry_run(&self) -> bool {
+        self.shared.dry_run.load(Ordering::Relaxed)
+    }
+
     /// Lets all calls pass and counts those that would be rejected, or ends that.
     pub fn set_dry_run(&self, dry_run: bool) {
         self.shared.dry_run.store(dry_run, Ordering::Relaxed);
