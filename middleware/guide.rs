@@ -14,6 +14,8 @@ struct BodyLimit;
 struct CatchPanic;
 #[doc = include_str!("../docs/health.md")]
 struct Health;
+#[doc = include_str!("../docs/kubernetes.md")]
+struct Kubernetes;
 #[doc = include_str!("../docs/load-shed.md")]
 struct LoadShed;
 #[doc = include_str!("../docs/log.md")]

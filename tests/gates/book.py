@@ -113,6 +113,31 @@ def not_compiled(guide, path, text):
         yield 1, "its Rust blocks are not compiled: middleware/guide.rs does not name it"
 
 
+def names_of_code():
+    """The events, outcomes and metrics that the library knows: what the pages may tell of."""
+    code = "\n".join(path.read_text() for path in sorted((ROOT / "middleware").rglob("*.rs")))
+    events = set(re.findall(r'event(?: =|"\),) "([a-z_]+)"', code))
+    metrics = {name.replace(".", "_") for name in re.findall(r'"((?:plimsoll|http|rpc)\.[a-z_.]+)"', code)}
+    return events, metrics
+
+
+def made_up_names(text, events, metrics):
+    """Events and metrics that a page tells of and the code does not know."""
+    for at, line in enumerate(text.splitlines(), 1):
+        for event in re.findall(r'\bevent(?:"?[:=]\s*)"([a-z_]+)"', line):
+            if event not in events:
+                yield at, f"there is no such event: {event}"
+        for name in re.findall(r"\b((?:plimsoll|http_server|rpc_server)_[a-z_]+)\b", line):
+            stem = re.sub(r"_(total|seconds|bytes|bucket|count|sum)(?=_|$)", "", name)
+            if not any(stem == re.sub(r"_(total|seconds|bytes)$", "", known) for known in metrics):
+                yield at, f"there is no such metric: {name}"
+
+
+def untold_events(page, events):
+    """Events of the library that the list of its lines does not have."""
+    return [f"docs/reading.md does not tell of the event {event}" for event in sorted(events) if f"`{event}`" not in page]
+
+
 def check_samples():
     page = DOCS / "README.md"
     samples = [
@@ -127,6 +152,9 @@ def check_samples():
         (list(bad_blocks("```text\nx")), "a block that does not end"),
         (list(missing_pages("[a](a.md)", {"a.md", "b.md"})), "a page that is not listed"),
         (list(not_compiled("", page, "```rust\n```")), "a page that is no doc test"),
+        (list(made_up_names('`event="nothing"`', *names_of_code())), "an event that there is not"),
+        (untold_events("`panic`", {"panic", "abort"}), "an event that is not told"),
+        (list(made_up_names("`plimsoll_nothing_total`", *names_of_code())), "a metric that there is not"),
     ]
     for found, what in samples:
         if not found:
@@ -137,18 +165,20 @@ def main():
     check_samples()
     breaches, links = [], 0
     guide = (ROOT / "middleware/guide.rs").read_text()
+    events, metrics = names_of_code()
     tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     pages = [ROOT / name for name in tracked if (ROOT / name).exists()]
     for path in pages:
         text = path.read_text()
         links += len(LINK.findall("\n".join(prose_and_blocks(text)[0])))
         found = [*broken_links(path, text), *bad_blocks(text)]
-        if path.parent == DOCS or path.name == "README.md":
-            found += not_compiled(guide, path, text)
+        if path.parent == DOCS or path == ROOT / "README.md":
+            found += [*not_compiled(guide, path, text), *made_up_names(text, events, metrics)]
         breaches += [f"{path.relative_to(ROOT)}:{at}: {what}" for at, what in found]
     breaches += missing_pages((DOCS / "SUMMARY.md").read_text(), {path.name for path in pages if path.parent == DOCS} - NOT_PAGES)
     if len(pages) < 20 or links < 50:
         sys.exit(f"only {len(pages)} pages with {links} links found below {ROOT}")
+    breaches += untold_events((DOCS / "reading.md").read_text(), events)
     for breach in breaches:
         print(f"BREACH: {breach}")
     print(f"{len(pages)} pages, {links} links, {len(breaches)} breaches")
