@@ -1,4 +1,4 @@
-"""The book: every link leads somewhere, every page is in the list of pages, every block is what it says it is.
+"""The book and the examples: every link leads somewhere, every page is listed, every block is what it says it is.
 
 Prints every breach and exits 1 on one. Each rule carries a sample that it must catch, and the samples are checked on every run.
 Rust blocks are compiled as doc tests, the commands of the adoption guide are run by `tests/blackbox/test_adoption.py`.
@@ -113,6 +113,29 @@ def not_compiled(guide, path, text):
         yield 1, "its Rust blocks are not compiled: middleware/guide.rs does not name it"
 
 
+def bad_examples(name, text, needed):
+    """What an example of a layer lacks: its command in the first line, the features that it needs, fewer than 60 lines."""
+    command = re.match(r"//! `cargo run --example (\w+) --features ([\w,-]+)`: \S", text)
+    if not command or command[1] != name:
+        yield "its first line is not its command"
+    elif missing := set(needed) - set(command[2].split(",")) - ({*needed} if "full" in command[2] else set()):
+        yield f"its command lacks the features {', '.join(sorted(missing))}"
+    if len(text.splitlines()) >= 60:
+        yield "60 lines or more"
+
+
+def examples():
+    """Every example, and that every layer has one."""
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    needed = {example["name"]: example.get("required-features", []) for example in manifest["example"]}
+    there = {path.stem: path for path in sorted((ROOT / "examples").glob("*.rs"))}
+    yield from (f"examples/{name}.rs: Cargo.toml does not name it" for name in sorted(set(there) - set(needed)))
+    for name, path in there.items():
+        yield from (f"examples/{name}.rs: {what}" for what in bad_examples(name, path.read_text(), needed.get(name, [])))
+    layers = {path.stem for path in [*(ROOT / "middleware/server").iterdir(), *(ROOT / "middleware/client").iterdir()]} - {"mod"}
+    yield from (f"{layer} has no example" for layer in sorted(layers - set(there)))
+
+
 def names_of_code():
     """The events, outcomes and metrics that the library knows: what the pages may tell of."""
     code = "\n".join(path.read_text() for path in sorted((ROOT / "middleware").rglob("*.rs")))
@@ -153,6 +176,8 @@ def check_samples():
         (list(missing_pages("[a](a.md)", {"a.md", "b.md"})), "a page that is not listed"),
         (list(not_compiled("", page, "```rust\n```")), "a page that is no doc test"),
         (list(made_up_names('`event="nothing"`', *names_of_code())), "an event that there is not"),
+        (list(bad_examples("log", "//! Logs.", ["access-log"])), "an example without its command"),
+        (list(bad_examples("log", "//! `cargo run --example log --features axum`: logs", ["access-log"])), "an example whose command fails"),
         (untold_events("`panic`", {"panic", "abort"}), "an event that is not told"),
         (list(made_up_names("`plimsoll_nothing_total`", *names_of_code())), "a metric that there is not"),
     ]
@@ -178,6 +203,7 @@ def main():
     breaches += missing_pages((DOCS / "SUMMARY.md").read_text(), {path.name for path in pages if path.parent == DOCS} - NOT_PAGES)
     if len(pages) < 20 or links < 50:
         sys.exit(f"only {len(pages)} pages with {links} links found below {ROOT}")
+    breaches += [*examples()]
     breaches += untold_events((DOCS / "reading.md").read_text(), events)
     for breach in breaches:
         print(f"BREACH: {breach}")
