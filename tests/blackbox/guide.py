@@ -11,7 +11,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 
-from programs import Said, free_port
+from programs import Said, asked_until, free_port, is_open
 from server import PATIENCE, ROOT, TARGET, die_with_parent
 
 # The program of the page uses the library of this tree, and shares what the workspace has built.
@@ -113,7 +113,7 @@ class Program:
 
     def __init__(self, folder):
         self.folder, self.files, self.process = folder, {}, None
-        self.ports = {"3000": str(free_port()), "9090": str(free_port())}
+        self.ports = {shown: str(free_port()) for shown in ("3000", "9090", "50051")}
 
     def here(self, text):
         """A text of the page with the ports of this run."""
@@ -127,6 +127,7 @@ class Program:
         profiles = "\n".join(re.findall(r"^\[profile\.dev.*?(?=^\[(?!profile\.dev)|\Z)", workspace, re.M | re.S))
         end = MANIFEST_END.format(root=ROOT, profiles=profiles)
         for name, text in self.files.items():
+            text = self.here(text) if "SHOP_ADDR" not in text else text
             (self.folder / name).write_text(text + (end if name == "Cargo.toml" else ""))
         shutil.copy(ROOT / "Cargo.lock", self.folder / "Cargo.lock")
         built = subprocess.run(
@@ -143,7 +144,8 @@ class Program:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent,
         )
         self.said = Said(self.process)
-        self.said.wait("the shop is open", "\n")
+        listens = [real for shown, real in self.ports.items() if f":{shown}\"" in self.files["src/main.rs"]]
+        asked_until(lambda: all(is_open(int(port)) for port in listens), "the program listens")
 
     def stop(self):
         if self.process is not None:
@@ -155,6 +157,8 @@ class Program:
     def run(self, commands):
         """What the commands print. The log is looked at from here on."""
         self.said.text = ""
+        if "cargo run" in commands:  # as a command among others: the program as it was built
+            commands = commands.replace("cargo run", str(TARGET / "debug/shop"))
         ended = subprocess.run(
             ["bash", "-c", self.here(commands)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
         )

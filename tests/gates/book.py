@@ -1,4 +1,4 @@
-"""The book: every link leads somewhere, every page is in the list of pages, every block is what it says it is.
+"""The book and the examples: every link leads somewhere, every page is listed, every block is what it says it is.
 
 Prints every breach and exits 1 on one. Each rule carries a sample that it must catch, and the samples are checked on every run.
 Rust blocks are compiled as doc tests, the commands of the adoption guide are run by `tests/blackbox/test_adoption.py`.
@@ -113,6 +113,54 @@ def not_compiled(guide, path, text):
         yield 1, "its Rust blocks are not compiled: middleware/guide.rs does not name it"
 
 
+def bad_examples(name, text, needed):
+    """What an example of a layer lacks: its command in the first line, the features that it needs, fewer than 60 lines."""
+    command = re.match(r"//! `cargo run --example (\w+) --features ([\w,-]+)`: \S", text)
+    if not command or command[1] != name:
+        yield "its first line is not its command"
+    elif missing := set(needed) - set(command[2].split(",")) - ({*needed} if "full" in command[2] else set()):
+        yield f"its command lacks the features {', '.join(sorted(missing))}"
+    if len(text.splitlines()) >= 60:
+        yield "60 lines or more"
+
+
+def examples():
+    """Every example, and that every layer has one."""
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    needed = {example["name"]: example.get("required-features", []) for example in manifest["example"]}
+    there = {path.stem: path for path in sorted((ROOT / "examples").glob("*.rs"))}
+    yield from (f"examples/{name}.rs: Cargo.toml does not name it" for name in sorted(set(there) - set(needed)))
+    for name, path in there.items():
+        yield from (f"examples/{name}.rs: {what}" for what in bad_examples(name, path.read_text(), needed.get(name, [])))
+    layers = {path.stem for path in [*(ROOT / "middleware/server").iterdir(), *(ROOT / "middleware/client").iterdir()]} - {"mod"}
+    yield from (f"{layer} has no example" for layer in sorted(layers - set(there)))
+
+
+def names_of_code():
+    """The events, outcomes and metrics that the library knows: what the pages may tell of."""
+    code = "\n".join(path.read_text() for path in sorted((ROOT / "middleware").rglob("*.rs")))
+    events = set(re.findall(r'event(?: =|"\),) "([a-z_]+)"', code))
+    metrics = {name.replace(".", "_") for name in re.findall(r'"((?:plimsoll|http|rpc)\.[a-z_.]+)"', code)}
+    return events, metrics
+
+
+def made_up_names(text, events, metrics):
+    """Events and metrics that a page tells of and the code does not know."""
+    for at, line in enumerate(text.splitlines(), 1):
+        for event in re.findall(r'\bevent(?:"?[:=]\s*)"([a-z_]+)"', line):
+            if event not in events:
+                yield at, f"there is no such event: {event}"
+        for name in re.findall(r"\b((?:plimsoll|http_server|rpc_server)_[a-z_]+)\b", line):
+            stem = re.sub(r"_(total|seconds|bytes|bucket|count|sum)(?=_|$)", "", name)
+            if not any(stem == re.sub(r"_(total|seconds|bytes)$", "", known) for known in metrics):
+                yield at, f"there is no such metric: {name}"
+
+
+def untold_events(page, events):
+    """Events of the library that the list of its lines does not have."""
+    return [f"docs/reading.md does not tell of the event {event}" for event in sorted(events) if f"`{event}`" not in page]
+
+
 def check_samples():
     page = DOCS / "README.md"
     samples = [
@@ -127,6 +175,11 @@ def check_samples():
         (list(bad_blocks("```text\nx")), "a block that does not end"),
         (list(missing_pages("[a](a.md)", {"a.md", "b.md"})), "a page that is not listed"),
         (list(not_compiled("", page, "```rust\n```")), "a page that is no doc test"),
+        (list(made_up_names('`event="nothing"`', *names_of_code())), "an event that there is not"),
+        (list(bad_examples("log", "//! Logs.", ["access-log"])), "an example without its command"),
+        (list(bad_examples("log", "//! `cargo run --example log --features axum`: logs", ["access-log"])), "an example whose command fails"),
+        (untold_events("`panic`", {"panic", "abort"}), "an event that is not told"),
+        (list(made_up_names("`plimsoll_nothing_total`", *names_of_code())), "a metric that there is not"),
     ]
     for found, what in samples:
         if not found:
@@ -137,18 +190,21 @@ def main():
     check_samples()
     breaches, links = [], 0
     guide = (ROOT / "middleware/guide.rs").read_text()
+    events, metrics = names_of_code()
     tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     pages = [ROOT / name for name in tracked if (ROOT / name).exists()]
     for path in pages:
         text = path.read_text()
         links += len(LINK.findall("\n".join(prose_and_blocks(text)[0])))
         found = [*broken_links(path, text), *bad_blocks(text)]
-        if path.parent == DOCS or path.name == "README.md":
-            found += not_compiled(guide, path, text)
+        if path.parent == DOCS or path == ROOT / "README.md":
+            found += [*not_compiled(guide, path, text), *made_up_names(text, events, metrics)]
         breaches += [f"{path.relative_to(ROOT)}:{at}: {what}" for at, what in found]
     breaches += missing_pages((DOCS / "SUMMARY.md").read_text(), {path.name for path in pages if path.parent == DOCS} - NOT_PAGES)
     if len(pages) < 20 or links < 50:
         sys.exit(f"only {len(pages)} pages with {links} links found below {ROOT}")
+    breaches += [*examples()]
+    breaches += untold_events((DOCS / "reading.md").read_text(), events)
     for breach in breaches:
         print(f"BREACH: {breach}")
     print(f"{len(pages)} pages, {links} links, {len(breaches)} breaches")
