@@ -178,6 +178,19 @@ impl Shared {
         self.change(clock::now(), |state, _| state.set_open(dry_run));
     }
 
+    pub(super) fn hold_limit(&self, limit: usize) {
+        self.change(clock::now(), |state, now| state.hold_limit(now, limit));
+    }
+
+    /// False: it was made fixed.
+    pub(super) fn adapt(&self) -> bool {
+        let adapts = self.start.tuning.adapts;
+        if adapts {
+            self.change(clock::now(), |state, now| state.adapt(now));
+        }
+        adapts
+    }
+
     /// Until when one who arrived then may wait.
     pub(super) fn patience(&self, arrived: Instant) -> Instant {
         let patience = self.lock().patience();

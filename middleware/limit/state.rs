@@ -326,6 +326,20 @@ impl<T> State<T> {
         self.room.set_bounds(bounds);
     }
 
+    pub(super) fn hold_limit(&mut self, now: Seconds, limit: usize) {
+        self.account(now);
+        self.controller.hold(now, as_float(limit));
+    }
+
+    pub(super) fn adapt(&mut self, now: Seconds) {
+        self.account(now);
+        self.controller.adapt(now);
+    }
+
+    pub(super) fn adapts(&self) -> bool {
+        self.controller.adapts()
+    }
+
     fn admit(&mut self, now: Seconds, caller: Option<usize>) -> Seat {
         self.room.pass(now);
         self.seat(caller)
