@@ -107,6 +107,8 @@ impl Telemetry {
     /// Exports what is left, spans first, then metrics, and stops; waits for at most this long. Call it when the last
     /// call has ended and before the log ends. The runtime goes on meanwhile.
     ///
+    /// Cancel: the export goes on in its thread for as long; nobody hears how it ended.
+    ///
     /// # Errors
     ///
     /// [`ShutdownError`] if not all could be exported.

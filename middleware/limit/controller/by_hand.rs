@@ -1,10 +1,11 @@
 //! What an operator does to a limit.
 
-use super::{Controller, Phase, Seconds, Tuning};
+use super::{Controller, Phase, Seconds};
 
 impl Controller {
     /// Sets the limit. It goes on from there, if it moves by itself.
     pub(in crate::limit) fn set(&mut self, now: Seconds, limit: f64) {
+        self.kept.get_or_insert(self.tuning);
         self.tuning.min = self.tuning.min.min(limit);
         self.tuning.max = self.tuning.max.max(limit);
         self.limit = limit;
@@ -15,15 +16,31 @@ impl Controller {
 
     /// Sets the limit, and leaves it there.
     pub(in crate::limit) fn hold(&mut self, now: Seconds, limit: f64) {
-        self.tuning.adapts = false;
         self.set(now, limit);
+        self.tuning.adapts = false;
     }
 
-    /// Steers by this from where the limit is.
-    pub(in crate::limit) fn adapt(&mut self, now: Seconds, tuning: Tuning) {
-        self.tuning = tuning;
-        self.trial.tries = 0;
-        self.settle(now, self.limit);
+    /// Steers again as it was made to, from where the limit is.
+    pub(in crate::limit) fn adapt(&mut self, now: Seconds) {
+        if let Some(tuning) = self.kept.take() {
+            self.tuning = tuning;
+            self.trial.tries = 0;
+            self.settle(now, self.limit);
+        }
+    }
+
+    /// An adaptive limit stays within these from now on, and a held one once it is let go.
+    pub(in crate::limit) fn set_between(&mut self, now: Seconds, min: f64, max: f64) {
+        if let Some(kept) = &mut self.kept {
+            (kept.min, kept.max) = (min, max);
+        }
+        if self.tuning.adapts {
+            (self.tuning.min, self.tuning.max) = (min, max);
+            let inside = self.limit.clamp(min, max);
+            if inside != self.limit {
+                self.settle(now, inside);
+            }
+        }
     }
 
     /// Whether it moves by itself.
@@ -34,7 +51,7 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Tuning, *};
 
     #[test]
     fn what_was_held_goes_back_to_its_first_bounds() {
@@ -51,10 +68,10 @@ mod tests {
         // Held means held, also when the number is set once more.
         controller.set(2.0, 2.0);
         assert_eq!((controller.limit(), controller.adapts()), (2, false));
-        controller.adapt(3.0, tuning);
+        controller.adapt(3.0);
         assert_eq!((controller.limit(), controller.adapts()), (4, true));
         controller.hold(4.0, 100.0);
-        controller.adapt(5.0, tuning);
+        controller.adapt(5.0);
         assert_eq!(controller.limit(), 20);
     }
 }

@@ -66,6 +66,7 @@ struct Settings {
     sample_successes: Option<NonZeroU32>,
     redact_headers: Vec<HeaderName>,
     call_span: bool,
+    on: bool,
     recent: Option<Failures>,
     counts: Arc<Counts>,
 }
@@ -86,6 +87,7 @@ impl AccessLogLayer {
                 sample_successes: None,
                 redact_headers: Vec::new(),
                 call_span: false,
+                on: true,
                 recent: None,
                 counts: Arc::default(),
             }),
@@ -123,6 +125,13 @@ impl AccessLogLayer {
     #[must_use]
     pub fn call_span(self) -> Self {
         self.with(|settings| settings.call_span = true)
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.with(|settings| settings.on = on)
     }
 
     /// Keeps the last calls that failed by the service's doing here too, for operators: `ops` shows them. Default: nowhere.
@@ -194,6 +203,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.settings.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let mut scope = Scope::open(&mut request);
         let more = &self.settings.redact_headers;
         if !more.is_empty() {

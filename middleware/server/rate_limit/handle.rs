@@ -139,7 +139,7 @@ impl RateLimitHandle {
         Ok(())
     }
 
-    /// Whether it lets all calls pass and only counts.
+    /// Whether calls pass and are only counted.
     pub fn is_dry_run(&self) -> bool {
         self.shared.dry_run.load(Ordering::Relaxed)
     }
