@@ -12,30 +12,27 @@ use crate::{
     rejection::Rejection,
 };
 
-/// What a layer holds for a call: a permit from its admission to the last byte of the response, or nothing if it was
-/// rejected. However the call ends, also by a panic or a drop, the permit comes back.
-#[derive(Debug, Default)]
-pub struct Admission(Option<Permit>);
+/// What a layer holds for a call that it let in, from its admission to the last byte of the response. However the call
+/// ends, also by a panic or a drop, the permit comes back.
+#[derive(Debug)]
+pub struct Admission(Permit);
 
 impl Admission {
     pub(super) fn of(permit: Permit) -> Self {
-        Self(Some(permit))
+        Self(permit)
     }
 }
 
 impl Observer for Admission {
     #[inline]
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        if let Some(permit) = &mut self.0 {
-            permit.head(response);
-        }
+        self.0.head(response);
     }
 
     #[inline]
     fn on_end(self, end: End<'_>) {
-        if let Some(mut permit) = self.0 {
-            permit.how = permit.judge(&end);
-        }
+        let mut permit = self.0;
+        permit.how = permit.judge(&end);
     }
 }
 

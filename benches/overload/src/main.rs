@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p overload                              # a look: below five minutes
+//! cargo run --release -p overload -- --seeds 3                 # medians of three looks: below a quarter of an hour
 //! cargo run --release -p overload -- --full --results full.jsonl --plots docs    # hours; see --seconds and --seeds
 //! cargo run --release -p overload -- --backend yield --variant no-limit,back_pressure --load 2,5
 //! cargo run --release -p overload -- --full --seconds 10 --seeds 1 --plan        # says what it would run
