@@ -140,6 +140,23 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         future
     }
 
+    /// Calls the service and watches nothing: for a layer that is switched off. What the service answers passes as it
+    /// is, and no call is made known to layers further in.
+    #[inline]
+    pub fn pass<S, B>(service: &mut S, request: Request<B>) -> Self
+    where
+        S: Service<Request<B>, Future = F>,
+    {
+        Self {
+            stage: Stage::Service {
+                future: service.call(request),
+            },
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+            facts: CallFacts::of_nothing(),
+        }
+    }
+
     /// As [`ResponseFuture::reject_reusing`], for a layer that noted nothing of the call and whose part in it is over:
     /// the frame is given back at once, and nobody watches the answer.
     #[inline]
