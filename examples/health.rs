@@ -1,7 +1,6 @@
-//! Liveness, readiness and start-up, with a check that fails when it is told to.
+//! `cargo run --example health --features health,access-log`: liveness, readiness and start-up, and a check that fails.
 //!
 //! ```sh
-//! cargo run --example health --features health,access-log
 //! curl -i localhost:9090/readyz        # degraded: nobody delivers milk
 //! curl localhost:9090/health
 //! curl -X POST localhost:3000/break    # and ask again: unavailable

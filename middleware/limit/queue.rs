@@ -101,6 +101,13 @@ impl<T> Room<T> {
         }
     }
 
+    /// Other bounds, from now on: one that is not set by hand is found out when the next one comes.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.patience = bounds.wait.unwrap_or(self.patience);
+        self.places = bounds.places.map_or(self.places, |places| places as f64);
+        self.bounds = bounds;
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

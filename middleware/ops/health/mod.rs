@@ -257,6 +257,8 @@ impl Health {
     }
 
     /// How the service is, and why. Unlike [`Health::status`] it asks the checks also while starting and draining.
+    ///
+    /// Cancel: checks that run go on, and whoever asks next has their result.
     pub async fn report(&self) -> Report {
         let items = self.items().await;
         let status = self.judge(&items);

@@ -56,7 +56,7 @@ impl RateLimitHandle {
     }
 
     /// The name of the layer's own policy.
-    pub(super) fn policy(&self) -> &'static str {
+    pub fn policy(&self) -> &'static str {
         self.shared.policy()
     }
 
@@ -137,6 +137,11 @@ impl RateLimitHandle {
         let changed = Tier::share(name, quotas, settings.replicas);
         self.shared.memory.set_tier(tier, &changed);
         Ok(())
+    }
+
+    /// Whether calls pass and are only counted.
+    pub fn is_dry_run(&self) -> bool {
+        self.shared.dry_run.load(Ordering::Relaxed)
     }
 
     /// Lets all calls pass and counts those that would be rejected, or ends that.

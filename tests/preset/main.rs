@@ -1,0 +1,6 @@
+//! The whole stack: in its order, from its configuration, changed while it runs.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod live;
+mod off;
