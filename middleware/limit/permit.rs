@@ -1,9 +1,9 @@
 use std::{fmt, mem, sync::Arc, time::Instant};
 
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 
-use super::{controller::Sample, shared::Shared, state::Seat};
+use super::{controller::Sample, shared::Shared, state::Seat, upgrade::StreamPlace};
 use crate::{
     clock,
     observe::{End, Observer},
@@ -15,30 +15,49 @@ use crate::{
 /// What a layer holds for a call: a permit from its admission to the last byte of the response, or nothing if it was
 /// rejected. However the call ends, also by a panic or a drop, the permit comes back.
 #[derive(Debug, Default)]
-pub struct Admission(Option<Permit>);
+pub struct Admission {
+    permit: Option<Permit>,
+    /// Of a call that asks for an upgrade.
+    upgrade: Option<StreamPlace>,
+}
 
 impl Admission {
-    /// Of a call that was not let in.
-    pub(crate) fn none() -> Self {
-        Self(None)
+    pub(super) fn of(permit: Permit) -> Self {
+        Self {
+            permit: Some(permit),
+            upgrade: None,
+        }
     }
 
-    pub(super) fn of(permit: Permit) -> Self {
-        Self(Some(permit))
+    /// The same, of this request.
+    #[inline]
+    pub(crate) fn to<B>(self, request: &mut Request<B>) -> Self {
+        Self {
+            upgrade: StreamPlace::of(request),
+            ..self
+        }
     }
 }
 
 impl Observer for Admission {
     #[inline]
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        if let Some(permit) = &mut self.0 {
-            permit.head(response);
+        let Some(permit) = &mut self.permit else {
+            return;
+        };
+        let upgrade = self.upgrade.as_ref();
+        let upgrade = upgrade.filter(|upgrade| upgrade.begins(response.status()));
+        permit.head(response, upgrade.is_some());
+        if let Some(upgrade) = upgrade
+            && let Some(permit) = self.permit.take()
+        {
+            upgrade.hold(permit);
         }
     }
 
     #[inline]
     fn on_end(self, end: End<'_>) {
-        if let Some(mut permit) = self.0 {
+        if let Some(mut permit) = self.permit {
             permit.how = permit.judge(&end);
         }
     }
@@ -95,7 +114,7 @@ impl Permit {
         }
     }
 
-    fn head<B>(&mut self, response: &Response<B>) {
+    fn head<B>(&mut self, response: &Response<B>, upgrades: bool) {
         let (status, headers) = (response.status(), response.headers());
         let is_grpc = self.protocol.is_grpc();
         let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
@@ -106,7 +125,7 @@ impl Permit {
             |rejection| Outcome::Rejected(rejection.reason()),
         );
         self.head = Some(outcome);
-        if outcome == Outcome::Ok && (self.streams || is_stream(status, headers)) {
+        if outcome == Outcome::Ok && (self.streams || upgrades || is_stream(status, headers)) {
             let now = clock::now();
             let sample = self.sample(How::Served, now);
             let moved = self.shared.become_stream(self.seat, sample, now);

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     drain: AtomicU64,
     /// When the state is to be asked next by a call of each priority, though it would be refused without. Milliseconds.
     due: [AtomicU64; PRIORITIES],
-    pub(super) dry_run: AtomicBool,
+    dry_run: AtomicBool,
     pub(super) tally: Tally,
     pub(super) report: Report,
     /// Who waits for room to be made.
@@ -59,7 +59,8 @@ pub(super) enum Admitted {
 
 impl Shared {
     pub(super) fn new(name: &'static str, start: Start, dry_run: bool) -> Self {
-        let state = State::new(start);
+        let mut state = State::new(start);
+        state.set_open(dry_run);
         Self {
             name,
             start,
@@ -168,6 +169,26 @@ impl Shared {
 
     pub(super) fn set_bounds(&self, bounds: Bounds) {
         self.change(clock::now(), |state, _| state.set_bounds(bounds));
+    }
+
+    /// Lets all in from now on, those who wait as well; or ends that.
+    pub(super) fn set_dry_run(&self, dry_run: bool) {
+        self.dry_run.store(dry_run, Ordering::Relaxed);
+        // Whoever has not seen it yet and comes to wait is let in by its turn.
+        self.change(clock::now(), |state, _| state.set_open(dry_run));
+    }
+
+    pub(super) fn hold_limit(&self, limit: usize) {
+        self.change(clock::now(), |state, now| state.hold_limit(now, limit));
+    }
+
+    /// False: it was made fixed.
+    pub(super) fn adapt(&self) -> bool {
+        let adapts = self.start.tuning.adapts;
+        if adapts {
+            self.change(clock::now(), |state, now| state.adapt(now));
+        }
+        adapts
     }
 
     /// Until when one who arrived then may wait.
@@ -288,6 +309,9 @@ impl Shared {
         let mut first = None;
         let mut more = Vec::new();
         while let Some(turn) = state.turn(at) {
+            if turn.forced {
+                self.tally.would_shed();
+            }
             let waker = settle(turn);
             if first.is_none() {
                 first = waker;

@@ -49,6 +49,18 @@ pub(super) struct Turn<T> {
     pub(super) who: T,
     /// A permit, or why there is none.
     pub(super) verdict: Result<Seat, Reason>,
+    /// Whether it is let in though there is no place.
+    pub(super) forced: bool,
+}
+
+impl<T> Turn<T> {
+    fn of(who: T, verdict: Result<Seat, Reason>) -> Self {
+        Self {
+            who,
+            verdict,
+            forced: false,
+        }
+    }
 }
 
 /// One who asked to wait.
@@ -75,6 +87,8 @@ pub(super) struct State<T> {
     checked: Seconds,
     streams: usize,
     most_streams: usize,
+    /// Whether nobody is to wait.
+    open: bool,
 }
 
 impl<T> State<T> {
@@ -89,6 +103,7 @@ impl<T> State<T> {
             checked: 0.0,
             streams: 0,
             most_streams: start.streams,
+            open: false,
         }
     }
 
@@ -110,7 +125,8 @@ impl<T> State<T> {
 
     /// Whether one who asks now is let in, or may at least wait without taking another's place.
     pub(super) fn has_room(&self) -> bool {
-        (self.room.is_empty() && self.controller.has_place())
+        self.open
+            || (self.room.is_empty() && self.controller.has_place())
             || (self.waits && !self.room.is_full())
     }
 
@@ -216,21 +232,18 @@ impl<T> State<T> {
                 (None, Some(who))
             }
         };
-        let out = out.map(|who| Turn {
-            who,
-            verdict: Err(Reason::QueueFull),
-        });
+        let out = out.map(|who| Turn::of(who, Err(Reason::QueueFull)));
         Joined { number, out }
     }
 
     /// The next one whose waiting is over. Ask until there is none.
     pub(super) fn turn(&mut self, now: Seconds) -> Option<Turn<T>> {
+        if self.open {
+            return self.let_in(now);
+        }
         if let Some(entry) = self.room.expire(now) {
             self.callers.stops_waiting(entry.caller);
-            return Some(Turn {
-                who: entry.who,
-                verdict: Err(Reason::QueueTimeout),
-            });
+            return Some(Turn::of(entry.who, Err(Reason::QueueTimeout)));
         }
         if !self.controller.has_place() {
             return None;
@@ -239,14 +252,25 @@ impl<T> State<T> {
         self.callers.stops_waiting(entry.caller);
         let base = self.controller.base().unwrap_or_default();
         if is_past(entry.deadline, now + base) {
-            return Some(Turn {
-                who: entry.who,
-                verdict: Err(Reason::Deadline),
-            });
+            return Some(Turn::of(entry.who, Err(Reason::Deadline)));
         }
+        let seat = self.seat(entry.caller);
+        Some(Turn::of(entry.who, Ok(seat)))
+    }
+
+    /// Nobody waits any more, and whoever does is let in; or ends that.
+    pub(super) fn set_open(&mut self, open: bool) {
+        self.open = open;
+    }
+
+    /// One more who waits is let in whatever the limit says.
+    fn let_in(&mut self, now: Seconds) -> Option<Turn<T>> {
+        let entry = self.room.next(now, &self.callers)?;
+        self.callers.stops_waiting(entry.caller);
+        let seat = self.seat(entry.caller);
         Some(Turn {
-            who: entry.who,
-            verdict: Ok(self.seat(entry.caller)),
+            forced: true,
+            ..Turn::of(entry.who, Ok(seat))
         })
     }
 
@@ -300,6 +324,20 @@ impl<T> State<T> {
 
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
         self.room.set_bounds(bounds);
+    }
+
+    pub(super) fn hold_limit(&mut self, now: Seconds, limit: usize) {
+        self.account(now);
+        self.controller.hold(now, as_float(limit));
+    }
+
+    pub(super) fn adapt(&mut self, now: Seconds) {
+        self.account(now);
+        self.controller.adapt(now);
+    }
+
+    pub(super) fn adapts(&self) -> bool {
+        self.controller.adapts()
     }
 
     fn admit(&mut self, now: Seconds, caller: Option<usize>) -> Seat {

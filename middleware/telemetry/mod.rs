@@ -26,6 +26,7 @@
 mod counts;
 mod metrics;
 mod prometheus;
+mod registry;
 mod scrape;
 mod setup;
 mod spans;
@@ -41,6 +42,7 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::registry::Registry;
 use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
     counts::ExportCounts,
@@ -87,6 +89,14 @@ impl Telemetry {
     /// get 503, so that those who read slowly hold a known amount of memory and nothing else.
     pub fn metrics_route(&self) -> Router {
         scrape::route(self.reader.clone(), Arc::clone(&self.counts))
+    }
+
+    /// For those who read the metrics within the process.
+    pub(crate) fn registry(&self) -> Registry {
+        Registry {
+            reader: self.reader.clone(),
+            meter: self.meter.clone(),
+        }
     }
 
     /// What could not be exported so far.

@@ -5,6 +5,7 @@
 //! is moved and the latency looked at: did it follow the calls in flight? Then they were a queue of our making.
 
 mod ages;
+mod by_hand;
 mod experiments;
 mod told;
 
@@ -84,6 +85,8 @@ struct Trial {
 #[derive(Clone, Debug)]
 pub(super) struct Controller {
     tuning: Tuning,
+    /// What an adaptive limit steers by once nobody holds it any more.
+    kept: Option<Tuning>,
     limit: f64,
     in_flight: usize,
     ages: Ages,
@@ -110,6 +113,7 @@ impl Controller {
         Self {
             limit: tuning.initial.clamp(tuning.min, tuning.max),
             tuning,
+            kept: None,
             in_flight: 0,
             ages: Ages::new(),
             base: None,
@@ -228,27 +232,6 @@ impl Controller {
         let in_fast = time.min(self.fast.time(now));
         self.fast.forget(in_fast, now);
         self.slow.forget(time - in_fast, now);
-    }
-
-    /// Sets the limit by hand.
-    pub(super) fn set(&mut self, now: Seconds, limit: f64) {
-        self.tuning.min = self.tuning.min.min(limit);
-        self.tuning.max = self.tuning.max.max(limit);
-        self.limit = limit;
-        self.phase = Phase::Normal;
-        self.trial.tries = 0;
-        self.reset(now);
-    }
-
-    /// An adaptive limit stays within these from now on.
-    pub(super) fn set_between(&mut self, now: Seconds, min: f64, max: f64) {
-        if self.tuning.adapts {
-            (self.tuning.min, self.tuning.max) = (min, max);
-            let inside = self.limit.clamp(min, max);
-            if inside != self.limit {
-                self.settle(now, inside);
-            }
-        }
     }
 
     /// Draws conclusions, if it is time to. To be asked after each change, and now and then.
