@@ -56,7 +56,7 @@ impl RateLimitHandle {
     }
 
     /// The name of the layer's own policy.
-    pub(super) fn policy(&self) -> &'static str {
+    pub(crate) fn policy(&self) -> &'static str {
         self.shared.policy()
     }
 
@@ -107,6 +107,11 @@ impl RateLimitHandle {
         let tiers = self.shared.memory.tiers();
         let tier = tiers.iter().find(|tier| tier.policy() == policy)?;
         Some(tier.quotas().clone())
+    }
+
+    /// How many quotas a policy may have: there is room for no more.
+    pub(crate) fn most_quotas(&self) -> usize {
+        self.shared.settings.most_quotas()
     }
 
     /// Changes the quotas of a policy. What callers have spent stays spent: whoever would have waited so long for all of
