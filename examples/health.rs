@@ -1,7 +1,6 @@
-//! Liveness, readiness and start-up, with a check that fails now and then.
+//! `cargo run --example health --features health,access-log`: liveness, readiness and start-up, and a check that fails.
 //!
 //! ```sh
-//! cargo run --example health --features health,access-log
 //! curl -i localhost:9090/readyz
 //! curl localhost:9090/health
 //! curl -X POST localhost:3000/break    # and ask again

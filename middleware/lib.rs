@@ -46,7 +46,7 @@
 //! | `telemetry` | [`telemetry`] | exporters: OTLP, and Prometheus' text |
 //!
 //! What they need from outside has features of its own: `axum` and `tonic` (the matched route, the peer's address, the
-//! bytes of a request's body), `health-grpc`, `rate-limit-redis`, `reqwest` (for `propagate`), `serve-tls`, `tower-http`
+//! bytes of a request's body), `health-grpc`, `health-redis`, `rate-limit-redis`, `reqwest` (for `propagate`), `serve-tls`, `tower-http`
 //! (its `RequestId` is set too), `tracing-opentelemetry` (spans of `tracing`). `full` is all of them.
 //!
 //! # For all layers
@@ -67,6 +67,7 @@
 //! The README says in which order to adopt the layers and to stack them; each has a page in `docs/`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The gates: what swallows an error, what can panic, what reads the time or spawns in private.
 #![cfg_attr(
     not(test),
@@ -102,6 +103,7 @@ mod guide;
 pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;
+mod memory;
 pub mod observe;
 #[cfg(feature = "health")]
 pub mod ops;

@@ -29,8 +29,18 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const MOST_HEADERS: usize = 6;
 
 /// The problem details of each reason, without an id.
-static PROBLEMS: LazyLock<Vec<String>> =
-    LazyLock::new(|| Reason::ALL.iter().map(Reason::problem).collect());
+static PROBLEMS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let reasons = Reason::ALL.iter();
+    reasons
+        .map(|reason| reason.problem(reason.status(), reason.message()))
+        .collect()
+});
+
+/// A caller who is too slow is told 408 (RFC 9110, section 15.5.9) where another timeout is a 504.
+const SLOW_CALLER: StatusCode = StatusCode::REQUEST_TIMEOUT;
+static SLOW_CALLERS_PROBLEM: LazyLock<String> = LazyLock::new(|| {
+    Reason::Timeout.problem(SLOW_CALLER, "the body of the request comes too slowly")
+});
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => ($label:literal, $status:ident, $code:ident, $message:literal),)*) => {
@@ -104,15 +114,14 @@ reasons! {
 }
 
 impl Reason {
-    fn problem(&self) -> String {
-        let status = self.status();
+    fn problem(self, status: StatusCode, detail: &str) -> String {
         format!(
             r#"{{"type":"{}","title":"{}","status":{},"reason":"{}","detail":"{}"}}"#,
             self.problem_type(),
             status.canonical_reason().unwrap_or_default(),
             status.as_u16(),
             self.label(),
-            self.message(),
+            detail,
         )
     }
 
@@ -148,6 +157,8 @@ pub struct Rejection {
     layer: &'static str,
     which: Option<&'static str>,
     retry: Option<RetryHint>,
+    /// Whether it is a timeout because the caller was slow.
+    slow_caller: bool,
 }
 
 impl Rejection {
@@ -158,6 +169,15 @@ impl Rejection {
             layer,
             which: None,
             retry: None,
+            slow_caller: false,
+        }
+    }
+
+    /// A timeout because the caller was slow: over HTTP it is told so by its status, 408.
+    pub(crate) fn of_slow_caller(layer: &'static str) -> Self {
+        Self {
+            slow_caller: true,
+            ..Self::new(Reason::Timeout, layer)
         }
     }
 
@@ -215,7 +235,7 @@ impl Rejection {
         let (status, body) = match protocol {
             Protocol::Http => {
                 self.problem_head(&mut headers);
-                (self.reason.status(), self.problem_body(id))
+                (self.status(), self.problem_body(id))
             }
             Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => {
                 self.trailers_only(protocol, &mut headers);
@@ -235,6 +255,13 @@ impl Rejection {
         response
     }
 
+    fn status(&self) -> StatusCode {
+        match self.slow_caller {
+            true => SLOW_CALLER,
+            false => self.reason.status(),
+        }
+    }
+
     fn problem_head(&self, headers: &mut HeaderMap) {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
@@ -248,9 +275,12 @@ impl Rejection {
 
     fn problem_body(&self, id: Option<&RequestId>) -> Bytes {
         let problems: &'static [String] = &PROBLEMS;
-        let problem = problems
-            .get(self.reason as usize)
-            .map_or("", String::as_str);
+        let problem: &'static str = match self.slow_caller {
+            true => &SLOW_CALLERS_PROBLEM,
+            false => problems
+                .get(self.reason as usize)
+                .map_or("", String::as_str),
+        };
         let (Some(id), Some(open)) = (id, problem.strip_suffix('}')) else {
             return Bytes::from_static(problem.as_bytes());
         };

@@ -111,6 +111,28 @@ where
     })))
 }
 
+/// Runs what blocks on a thread for such work. Its panic is told as that of [`spawn`]. It cannot be aborted once it runs.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where they are spawned: their death is seen"
+)]
+pub(crate) fn blocking<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Task<T> {
+    panics::install_hook();
+    Task(tokio::task::spawn_blocking(move || {
+        panics::catch("task", false, work).map_err(|facts| {
+            died(name, "panicked", Some(&facts));
+            TaskEnd::Panicked
+        })
+    }))
+}
+
 /// Keeps a task running for as long as the process does: whenever the future panics or returns, that is a line
 /// `event="task_died"`, counts in [`deaths`], and after a wait a fresh one is made. The wait is 100 ms at first and
 /// doubles up to 30 s; a task that lasted a minute begins anew.
@@ -315,6 +337,11 @@ mod tests {
         assert_eq!(deaths_of("a_panicking_task"), 1);
         assert_eq!(spawn("a_good_task", async { 5 }).await, Ok(5));
         assert_eq!(deaths_of("a_good_task"), 0);
+
+        let end = blocking("a_panicking_thread", || panic!("oh")).await;
+        assert_eq!(end, Err::<(), _>(TaskEnd::Panicked));
+        assert_eq!(deaths_of("a_panicking_thread"), 1);
+        assert_eq!(blocking("a_good_thread", || 5).await, Ok(5));
     }
 
     #[tokio::test]

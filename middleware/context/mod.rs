@@ -9,6 +9,7 @@ mod cut;
 mod deadline;
 mod failure;
 mod frame;
+mod handover;
 mod journal;
 mod kept;
 mod peer;
@@ -26,6 +27,7 @@ pub use frame::Scope;
 #[cfg(test)]
 pub(crate) use frame::pretend;
 pub(crate) use frame::{Frame, current, note, update};
+pub(crate) use handover::{Belongings, Handover};
 pub use journal::FieldValue;
 pub(crate) use journal::{Cause, Journal};
 pub(crate) use kept::{Free, Keep, Kept};

@@ -2,7 +2,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -52,7 +52,7 @@ impl LimitHandle {
         self.shared.name
     }
 
-    /// How many calls may be in flight now.
+    /// How many calls may be in flight now. Of an adaptive limit, those that hang come on top.
     pub fn limit(&self) -> usize {
         self.shared.limit()
     }
@@ -94,7 +94,7 @@ impl LimitHandle {
         self.shared.tally.unshed()
     }
 
-    /// Sets the limit. An adaptive one goes on from there.
+    /// Sets the limit. An adaptive one goes on from there, unless it is [held](Self::hold).
     ///
     /// Nobody who is in is sent away: below what is in flight nobody else is let in until enough have ended.
     pub fn set(&self, limit: NonZeroUsize) {
@@ -120,14 +120,35 @@ impl LimitHandle {
         });
     }
 
-    /// Whether calls are let in and only counted.
-    pub fn is_dry_run(&self) -> bool {
-        self.shared.is_dry()
+    /// Sets the limit, and an adaptive one stays there until [`adapt`](Self::adapt): for whoever knows better for now.
+    pub fn hold(&self, limit: NonZeroUsize) {
+        self.shared.hold_limit(limit.get());
     }
 
-    /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that.
+    /// Lets an adaptive limit that was held or set find itself again, from where it is and within its bounds. False: it was made fixed, and stays so.
+    pub fn adapt(&self) -> bool {
+        self.shared.adapt()
+    }
+
+    /// Whether it finds itself: it was made adaptive and is not held.
+    pub fn is_adaptive(&self) -> bool {
+        self.shared.look(super::state::State::adapts)
+    }
+
+    /// Whether it was made adaptive, held or not.
+    pub fn can_adapt(&self) -> bool {
+        self.shared.start.tuning.adapts
+    }
+
+    /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that. Those who wait are
+    /// let in at once.
     pub fn dry_run(&self, dry_run: bool) {
-        self.shared.dry_run.store(dry_run, Ordering::Relaxed);
+        self.shared.set_dry_run(dry_run);
+    }
+
+    /// Whether it lets all calls in and only counts.
+    pub fn is_dry_run(&self) -> bool {
+        self.shared.is_dry()
     }
 
     /// Whether one more call would be let in, or could wait without taking another's place. For whoever accepts

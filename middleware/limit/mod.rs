@@ -34,6 +34,7 @@ mod shared;
 mod sim;
 mod state;
 mod tally;
+mod upgrade;
 mod wait;
 mod window;
 
@@ -53,6 +54,7 @@ pub use read_delay::{ReadDelay, Timed};
 pub(crate) use rules::{Rules, rules};
 use shared::Shared;
 use state::Start;
+pub use upgrade::StreamPlace;
 
 /// The limit that an adaptive one begins with.
 const INITIAL: f64 = 16.0;
@@ -94,7 +96,8 @@ impl Limit {
         Self::of(name, self.shared.start, self.shared.is_dry())
     }
 
-    /// An adaptive limit stays within these. Default: 1 and 1,000,000. For a fixed one it says nothing.
+    /// An adaptive limit stays within these, calls that hang included. Default: 1 and 1,000,000. For a fixed one it says
+    /// nothing.
     #[must_use]
     pub fn between(self, min: NonZeroUsize, max: NonZeroUsize) -> Self {
         let (min, max) = (as_float(min.get()), as_float(max.get()));
@@ -134,7 +137,8 @@ impl Limit {
     /// How many streams may run, which are counted apart. Default: 1,024.
     ///
     /// Streams are answers of `text/event-stream`, upgrades such as WebSocket, and what a layer was told are streams. Once
-    /// there are as many, new ones stay in the limit's own count.
+    /// there are as many, calls of routes that a layer was told of are rejected; others are found out by their answer, and
+    /// stay in the limit's own count. How long an upgrade is one: [`StreamPlace`].
     #[must_use]
     pub fn max_streams(self, streams: usize) -> Self {
         self.started(|start| start.streams = streams)

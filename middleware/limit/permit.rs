@@ -1,9 +1,9 @@
 use std::{fmt, mem, sync::Arc, time::Instant};
 
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 
-use super::{controller::Sample, shared::Shared};
+use super::{controller::Sample, shared::Shared, state::Seat, upgrade::StreamPlace};
 use crate::{
     clock,
     observe::{End, Observer},
@@ -15,30 +15,49 @@ use crate::{
 /// What a layer holds for a call: a permit from its admission to the last byte of the response, or nothing if it was
 /// rejected. However the call ends, also by a panic or a drop, the permit comes back.
 #[derive(Debug, Default)]
-pub struct Admission(Option<Permit>);
+pub struct Admission {
+    permit: Option<Permit>,
+    /// Of a call that asks for an upgrade.
+    upgrade: Option<StreamPlace>,
+}
 
 impl Admission {
-    /// Of a call that was not let in.
-    pub(crate) fn none() -> Self {
-        Self(None)
+    pub(super) fn of(permit: Permit) -> Self {
+        Self {
+            permit: Some(permit),
+            upgrade: None,
+        }
     }
 
-    pub(super) fn of(permit: Permit) -> Self {
-        Self(Some(permit))
+    /// The same, of this request.
+    #[inline]
+    pub(crate) fn to<B>(self, request: &mut Request<B>) -> Self {
+        Self {
+            upgrade: StreamPlace::of(request),
+            ..self
+        }
     }
 }
 
 impl Observer for Admission {
     #[inline]
     fn on_head<B: Body>(&mut self, response: &mut Response<B>) {
-        if let Some(permit) = &mut self.0 {
-            permit.head(response);
+        let Some(permit) = &mut self.permit else {
+            return;
+        };
+        let upgrade = self.upgrade.as_ref();
+        let upgrade = upgrade.filter(|upgrade| upgrade.begins(response.status()));
+        permit.head(response, upgrade.is_some());
+        if let Some(upgrade) = upgrade
+            && let Some(permit) = self.permit.take()
+        {
+            upgrade.hold(permit);
         }
     }
 
     #[inline]
     fn on_end(self, end: End<'_>) {
-        if let Some(mut permit) = self.0 {
+        if let Some(mut permit) = self.permit {
             permit.how = permit.judge(&end);
         }
     }
@@ -48,7 +67,7 @@ impl Observer for Admission {
 pub(super) struct Permit {
     shared: Arc<Shared>,
     since: Instant,
-    caller: Option<usize>,
+    seat: Seat,
     protocol: Protocol,
     /// Whether the call is known to be a stream before its head.
     streams: bool,
@@ -79,14 +98,14 @@ impl Permit {
     pub(super) fn new(
         shared: Arc<Shared>,
         since: Instant,
-        caller: Option<usize>,
+        seat: Seat,
         protocol: Protocol,
         streams: bool,
     ) -> Self {
         Self {
             shared,
             since,
-            caller,
+            seat,
             protocol,
             streams,
             place: Place::Limit,
@@ -95,7 +114,7 @@ impl Permit {
         }
     }
 
-    fn head<B>(&mut self, response: &Response<B>) {
+    fn head<B>(&mut self, response: &Response<B>, upgrades: bool) {
         let (status, headers) = (response.status(), response.headers());
         let is_grpc = self.protocol.is_grpc();
         let grpc = if is_grpc { GrpcCode::of(headers) } else { None };
@@ -106,10 +125,10 @@ impl Permit {
             |rejection| Outcome::Rejected(rejection.reason()),
         );
         self.head = Some(outcome);
-        if outcome == Outcome::Ok && (self.streams || is_stream(status, headers)) {
+        if outcome == Outcome::Ok && (self.streams || upgrades || is_stream(status, headers)) {
             let now = clock::now();
             let sample = self.sample(How::Served, now);
-            let moved = self.shared.become_stream(self.caller, sample, now);
+            let moved = self.shared.become_stream(self.seat, sample, now);
             self.place = if moved {
                 Place::Streams
             } else {
@@ -155,12 +174,11 @@ impl Drop for Permit {
         match mem::replace(&mut self.place, Place::Limit) {
             Place::Limit => {
                 let sample = self.sample(self.how, now);
-                self.shared.give_back(self.caller, sample, now);
+                self.shared.give_back(self.seat, sample, now);
             }
             Place::Misplaced => {
                 let time = now.saturating_duration_since(self.since).as_secs_f64();
-                self.shared
-                    .give_back(self.caller, Sample::Nothing(time), now);
+                self.shared.give_back(self.seat, Sample::Nothing(time), now);
             }
             Place::Streams => self.shared.end_stream(now),
         }

@@ -1,7 +1,7 @@
 //! All that is known of a limit, under one lock: who is in, who waits, and what the limit is.
 
 use super::{
-    controller::{Controller, Sample, Standing, Tuning, as_float},
+    controller::{Cohort, Controller, Sample, Standing, Tuning, as_float},
     queue::{Asks, Bounds, Entry, Offered, PRIORITIES, Pace, Room},
     share::Callers,
     window::Seconds,
@@ -35,19 +35,39 @@ pub(super) struct Ask {
     pub(super) streams: bool,
 }
 
+/// What goes with a permit until it comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// The caller's place among callers, if they are told apart.
+    caller: Option<usize>,
+    cohort: Cohort,
+}
+
 /// One whose waiting is over.
 #[derive(Debug)]
 pub(super) struct Turn<T> {
     pub(super) who: T,
     /// A permit, or why there is none.
-    pub(super) verdict: Result<(), Reason>,
+    pub(super) verdict: Result<Seat, Reason>,
+    /// Whether it is let in though there is no place.
+    pub(super) forced: bool,
+}
+
+impl<T> Turn<T> {
+    fn of(who: T, verdict: Result<Seat, Reason>) -> Self {
+        Self {
+            who,
+            verdict,
+            forced: false,
+        }
+    }
 }
 
 /// One who asked to wait.
 #[derive(Debug)]
 pub(super) struct Joined<T> {
-    /// Its number in the room and its caller's place; `None` if there is no room for it.
-    pub(super) place: Option<(u64, Option<usize>)>,
+    /// Its number in the room; `None` if there is no room for it.
+    pub(super) number: Option<u64>,
     /// Who is dropped for it, or itself.
     pub(super) out: Option<Turn<T>>,
 }
@@ -67,6 +87,8 @@ pub(super) struct State<T> {
     checked: Seconds,
     streams: usize,
     most_streams: usize,
+    /// Whether nobody is to wait.
+    open: bool,
 }
 
 impl<T> State<T> {
@@ -81,6 +103,7 @@ impl<T> State<T> {
             checked: 0.0,
             streams: 0,
             most_streams: start.streams,
+            open: false,
         }
     }
 
@@ -102,16 +125,15 @@ impl<T> State<T> {
 
     /// Whether one who asks now is let in, or may at least wait without taking another's place.
     pub(super) fn has_room(&self) -> bool {
-        (self.room.is_empty() && self.controller.has_place())
+        self.open
+            || (self.room.is_empty() && self.controller.has_place())
             || (self.waits && !self.room.is_full())
     }
 
     /// The time in which all that is here now will be served; `None` before a rate is known.
     pub(super) fn drains_in(&self) -> Option<Seconds> {
-        let all = self
-            .controller
-            .in_flight()
-            .saturating_add(self.room.waiting());
+        let at_work = self.controller.at_work();
+        let all = at_work.saturating_add(self.room.waiting());
         let rate = self.controller.rate();
         (rate > 0.0).then(|| as_float(all) / rate)
     }
@@ -121,7 +143,7 @@ impl<T> State<T> {
     }
 
     /// Lets a call in that will not wait, or says why not.
-    pub(super) fn enter(&mut self, now: Seconds, ask: &Ask) -> Result<Option<usize>, Reason> {
+    pub(super) fn enter(&mut self, now: Seconds, ask: &Ask) -> Result<Seat, Reason> {
         let caller = ask.caller.map(|key| self.callers.enter(key, now));
         self.pass(now);
         if is_past(ask.deadline, now) {
@@ -147,16 +169,14 @@ impl<T> State<T> {
         {
             return Err(Reason::Shed);
         }
-        self.admit(now, caller);
-        Ok(caller)
+        Ok(self.admit(now, caller))
     }
 
     /// Lets a call in whatever the limit says.
-    pub(super) fn force(&mut self, now: Seconds, ask: &Ask) -> Option<usize> {
+    pub(super) fn force(&mut self, now: Seconds, ask: &Ask) -> Seat {
         let caller = ask.caller.map(|key| self.callers.enter(key, now));
         self.pass(now);
-        self.admit(now, caller);
-        caller
+        self.admit(now, caller)
     }
 
     /// Lets a call in that would wait: at once if it can.
@@ -164,7 +184,7 @@ impl<T> State<T> {
         &mut self,
         now: Seconds,
         ask: &Ask,
-    ) -> Result<Option<usize>, Option<Reason>> {
+    ) -> Result<Seat, Option<Reason>> {
         self.waits = true;
         let caller = ask.caller.map(|key| self.callers.enter(key, now));
         self.pass(now);
@@ -175,8 +195,7 @@ impl<T> State<T> {
             return Err(Some(Reason::Shed));
         }
         if self.room.is_empty() && self.controller.has_place() {
-            self.admit(now, caller);
-            return Ok(caller);
+            return Ok(self.admit(now, caller));
         }
         // Who cannot be in time even if it were next need not wait for that.
         let base = self.controller.base().unwrap_or_default();
@@ -202,32 +221,29 @@ impl<T> State<T> {
             caller,
         };
         self.callers.waits(caller);
-        let (place, out) = match self.room.offer(now, asks, &pace, &self.callers) {
-            Offered::Waits(number) => (Some((number, caller)), None),
+        let (number, out) = match self.room.offer(now, asks, &pace, &self.callers) {
+            Offered::Waits(number) => (Some(number), None),
             Offered::InPlaceOf(out, number) => {
                 self.callers.stops_waiting(out.caller);
-                (Some((number, caller)), Some(out.who))
+                (Some(number), Some(out.who))
             }
             Offered::Full(who) => {
                 self.callers.stops_waiting(caller);
                 (None, Some(who))
             }
         };
-        let out = out.map(|who| Turn {
-            who,
-            verdict: Err(Reason::QueueFull),
-        });
-        Joined { place, out }
+        let out = out.map(|who| Turn::of(who, Err(Reason::QueueFull)));
+        Joined { number, out }
     }
 
     /// The next one whose waiting is over. Ask until there is none.
     pub(super) fn turn(&mut self, now: Seconds) -> Option<Turn<T>> {
+        if self.open {
+            return self.let_in(now);
+        }
         if let Some(entry) = self.room.expire(now) {
             self.callers.stops_waiting(entry.caller);
-            return Some(Turn {
-                who: entry.who,
-                verdict: Err(Reason::QueueTimeout),
-            });
+            return Some(Turn::of(entry.who, Err(Reason::QueueTimeout)));
         }
         if !self.controller.has_place() {
             return None;
@@ -236,16 +252,25 @@ impl<T> State<T> {
         self.callers.stops_waiting(entry.caller);
         let base = self.controller.base().unwrap_or_default();
         if is_past(entry.deadline, now + base) {
-            return Some(Turn {
-                who: entry.who,
-                verdict: Err(Reason::Deadline),
-            });
+            return Some(Turn::of(entry.who, Err(Reason::Deadline)));
         }
-        self.controller.begin();
-        self.callers.takes(entry.caller);
+        let seat = self.seat(entry.caller);
+        Some(Turn::of(entry.who, Ok(seat)))
+    }
+
+    /// Nobody waits any more, and whoever does is let in; or ends that.
+    pub(super) fn set_open(&mut self, open: bool) {
+        self.open = open;
+    }
+
+    /// One more who waits is let in whatever the limit says.
+    fn let_in(&mut self, now: Seconds) -> Option<Turn<T>> {
+        let entry = self.room.next(now, &self.callers)?;
+        self.callers.stops_waiting(entry.caller);
+        let seat = self.seat(entry.caller);
         Some(Turn {
-            who: entry.who,
-            verdict: Ok(()),
+            forced: true,
+            ..Turn::of(entry.who, Ok(seat))
         })
     }
 
@@ -260,26 +285,21 @@ impl<T> State<T> {
     }
 
     /// A call that was let in has ended.
-    pub(super) fn end(&mut self, now: Seconds, caller: Option<usize>, sample: Sample) {
+    pub(super) fn end(&mut self, now: Seconds, seat: Seat, sample: Sample) {
         self.account(now);
-        self.controller.end(now, sample);
-        self.callers.gives_back(caller);
+        self.controller.end(now, seat.cohort, sample);
+        self.callers.gives_back(seat.caller);
         self.check(now);
     }
 
     /// A call that was let in turned out to be a stream: it is counted apart from here on. False: there is no room for
     /// more of them, and it stays where it is.
-    pub(super) fn become_stream(
-        &mut self,
-        now: Seconds,
-        caller: Option<usize>,
-        sample: Sample,
-    ) -> bool {
+    pub(super) fn become_stream(&mut self, now: Seconds, seat: Seat, sample: Sample) -> bool {
         if self.streams >= self.most_streams {
             return false;
         }
         self.streams = self.streams.saturating_add(1);
-        self.end(now, caller, sample);
+        self.end(now, seat, sample);
         true
     }
 
@@ -306,10 +326,31 @@ impl<T> State<T> {
         self.room.set_bounds(bounds);
     }
 
-    fn admit(&mut self, now: Seconds, caller: Option<usize>) {
+    pub(super) fn hold_limit(&mut self, now: Seconds, limit: usize) {
+        self.account(now);
+        self.controller.hold(now, as_float(limit));
+    }
+
+    pub(super) fn adapt(&mut self, now: Seconds) {
+        self.account(now);
+        self.controller.adapt(now);
+    }
+
+    pub(super) fn adapts(&self) -> bool {
+        self.controller.adapts()
+    }
+
+    fn admit(&mut self, now: Seconds, caller: Option<usize>) -> Seat {
         self.room.pass(now);
-        self.controller.begin();
+        self.seat(caller)
+    }
+
+    fn seat(&mut self, caller: Option<usize>) -> Seat {
         self.callers.takes(caller);
+        Seat {
+            caller,
+            cohort: self.controller.begin(),
+        }
     }
 
     /// Time passes: it is accounted for, and the controller is asked now and then.
@@ -384,8 +425,8 @@ mod tests {
         let mut state = State::new(start(1.0, false));
         for call in 0..200 {
             let now = f64::from(call) * 0.2;
-            state.enter_or_wait(now, &ask(None)).expect("a place");
-            state.end(now + 0.1, None, Sample::Served(0.1));
+            let seat = state.enter_or_wait(now, &ask(None)).expect("a place");
+            state.end(now + 0.1, seat, Sample::Served(0.1));
         }
         let base = state.controller.base().expect("it is known");
         assert!((base - 0.1).abs() < 0.01, "{base}");
@@ -399,7 +440,7 @@ mod tests {
         assert_eq!(no, Err(Some(Reason::Deadline)));
         assert_eq!(state.enter(50.0, &ask(Some(49.9))), Err(Reason::Deadline));
         assert_eq!(state.in_flight(), 0);
-        assert_eq!(state.enter(50.0, &ask(Some(50.0))), Ok(None));
+        assert!(state.enter(50.0, &ask(Some(50.0))).is_ok());
     }
 
     #[test]
@@ -415,15 +456,15 @@ mod tests {
     #[test]
     fn whoever_waited_past_its_time_is_not_called() {
         let mut state = known();
-        state.enter_or_wait(50.0, &ask(None)).expect("a place");
+        let seat = state.enter_or_wait(50.0, &ask(None)).expect("a place");
         state.wait(50.0, &ask(Some(50.15)), 1);
         state.wait(50.0, &ask(Some(50.5)), 2);
         assert!(state.turn(50.05).is_none());
-        state.end(50.1, None, Sample::Served(0.1));
+        state.end(50.1, seat, Sample::Served(0.1));
         let turn = state.turn(50.1).expect("one has to go");
         assert_eq!((turn.who, turn.verdict), (1, Err(Reason::Deadline)));
         let turn = state.turn(50.1).expect("one is next");
-        assert_eq!((turn.who, turn.verdict), (2, Ok(())));
+        assert!(turn.who == 2 && turn.verdict.is_ok(), "{turn:?}");
         assert_eq!(state.in_flight(), 1);
     }
 
@@ -433,8 +474,8 @@ mod tests {
         let rate = state.controller.rate();
         assert!((4.0..6.0).contains(&rate), "{rate}");
         // A minute later.
-        state.enter(100.0, &ask(None)).expect("a place");
-        state.end(100.1, None, Sample::Served(0.1));
+        let seat = state.enter(100.0, &ask(None)).expect("a place");
+        state.end(100.1, seat, Sample::Served(0.1));
         assert_eq!(state.controller.rate(), rate);
         assert!(state.has_room());
     }
@@ -445,8 +486,8 @@ mod tests {
         let base = state.controller.base().expect("it is known");
         for call in 0..2_000 {
             let now = 50.0 + f64::from(call) * 0.002;
-            state.enter(now, &ask(None)).expect("a place");
-            state.end(now + 0.001, None, Sample::Failed(0.001));
+            let seat = state.enter(now, &ask(None)).expect("a place");
+            state.end(now + 0.001, seat, Sample::Failed(0.001));
         }
         let after = state.controller.base().expect("it is known");
         assert!((after - base).abs() < 1e-9, "{after}");

@@ -99,6 +99,19 @@ where
     }
 }
 
+impl<B, O: Observer> ResponseBody<B, O> {
+    /// A body that nobody observes, of which there is nothing to be told at its end.
+    #[inline]
+    pub(super) fn of_nobody(content: Option<Content<B>>) -> Self {
+        Self {
+            inner: content,
+            rest: Rest::unwatched(),
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
+    }
+}
+
 impl Rest {
     /// Of a body that passes as it is.
     fn unwatched() -> Self {
@@ -260,12 +273,7 @@ where
     O: Observer,
 {
     fn default() -> Self {
-        Self {
-            inner: None,
-            rest: Rest::unwatched(),
-            watch: Watch::of_nobody(),
-            scope: Scope::of_nothing(),
-        }
+        Self::of_nobody(None)
     }
 }
 

@@ -157,6 +157,25 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         }
     }
 
+    /// As [`ResponseFuture::reject_reusing`], for a layer that noted nothing of the call and whose part in it is over:
+    /// the frame is given back at once, and nobody watches the answer.
+    #[inline]
+    pub(crate) fn refuse<B>(rejection: Rejection, request: Request<B>, mut scope: Scope) -> Self {
+        let facts = CallFacts::of(&request, &mut scope);
+        let id = scope.request_id();
+        drop(scope);
+        let (head, body) = request.into_parts();
+        drop(body);
+        let (protocol, id) = (facts.protocol, id.as_ref());
+        let answer = rejection.answer(protocol, id, head.headers, head.extensions);
+        Self {
+            stage: Stage::Plimsoll { answer },
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+            facts,
+        }
+    }
+
     fn unanswered<B>(request: &Request<B>, observer: O, mut scope: Scope) -> Self {
         let facts = CallFacts::of(request, &mut scope);
         Self {
@@ -183,8 +202,13 @@ where
         match this.stage.as_mut().project() {
             StageProjection::Service { .. } => this.poll_service(context),
             StageProjection::Plimsoll { answer } => {
-                let mut answer = mem::take(answer).map(|bytes| Content::Own { bytes });
+                let answer = mem::take(answer).map(|bytes| Content::Own { bytes });
                 this.stage.set(Stage::Ended);
+                if !this.watch.is_on() {
+                    let answer = answer.map(|own| ResponseBody::of_nobody(Some(own)));
+                    return Poll::Ready(Ok(answer));
+                }
+                let mut answer = answer;
                 let entered = this.scope.enter();
                 this.watch.head(&mut answer);
                 drop(entered);

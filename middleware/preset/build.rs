@@ -12,7 +12,7 @@ use crate::{
     ops::health::Health,
     serve::{Connections, Drain},
     server::{
-        access_log::AccessLogLayer,
+        access_log::{AccessLogLayer, Failures},
         back_pressure::BackPressureLayer,
         body_limit::BodyLimitLayer,
         catch_panic::CatchPanicLayer,
@@ -38,6 +38,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) metrics: Vec<Box<dyn FnOnce(MetricsLayer) -> MetricsLayer>>,
     pub(super) health: &'a Health,
     pub(super) connections: &'a Connections,
+    pub(super) failures: &'a Failures,
     pub(super) reloads: &'a Reloads,
     pub(super) log: Option<&'a Log>,
     pub(super) telemetry: Option<&'a Telemetry>,
@@ -66,13 +67,14 @@ pub(super) fn layers(values: &Values, mut given: Ingredients<'_>) -> Built {
         catch_panic: catch_panic(values),
         trace_context: trace_context(values, traces).rpc_methods(given.rpc_methods.clone()),
     };
+    let access_log = access_log(values).recent(given.failures);
     let metrics = metrics(values, given, &inner, &handle, limited.as_ref());
     let back_pressure =
         BackPressureLayer::new(limit).enabled(values.switch("back_pressure.enabled"));
     let layers = Layers {
         request_id: request_id(values),
         trace_context: inner.trace_context,
-        access_log: access_log(values),
+        access_log,
         metrics,
         timeout: inner.timeout,
         rate_limit,

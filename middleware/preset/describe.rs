@@ -96,7 +96,8 @@ impl Parts {
             true => "a key of the program".to_owned(),
             false => values.shown("rate_limit.key").to_string(),
         };
-        let quotas = values.shown("rate_limit.quotas");
+        let quotas = handle.quotas(handle.policy());
+        let quotas = quotas.map_or_else(String::new, |quotas| quotas.to_string());
         let dry = dry(handle.is_dry_run());
         format!("on: {quotas} by {key}{dry}")
     }

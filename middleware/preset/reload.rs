@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     gauge::{Gauges, Kind, Metric, Reading},
+    ops::change,
     task::spawn,
 };
 
@@ -112,9 +113,9 @@ impl Parts {
         };
         let changes: Vec<&'static Key> = values.changes(told).collect();
         for key in &changes {
-            if self.is_applicable(key, &values, told) {
+            if self.is_applicable(key, told) {
                 let (from, to) = (values.shown(key.name), told.shown(key.name));
-                tell_change(self.name, key.name, &from.to_string(), &to.to_string());
+                change::tell("file", key.name, &from, &to);
                 values.adopt(key, told);
                 reloaded.changed.push(key.name);
             } else {
@@ -137,13 +138,10 @@ impl Parts {
     }
 
     /// Whether a change of this setting can be made while calls run.
-    fn is_applicable(&self, key: &Key, now: &Values, told: &Values) -> bool {
+    fn is_applicable(&self, key: &Key, told: &Values) -> bool {
         match key.name {
-            // From a number to another; whether it finds itself is how it was made.
-            "back_pressure.limit" => {
-                let both = [now, told].map(|values| values.number(key.name).is_some());
-                both == [true, true]
-            }
+            // One that was made fixed finds nothing.
+            "back_pressure.limit" => told.number(key.name).is_some() || self.limit.can_adapt(),
             // The table of callers was made for so many quotas, or not at all.
             "rate_limit.quotas" => {
                 let many = |values: &Values| {
@@ -186,11 +184,12 @@ impl Parts {
                     handle.set_dry_run(values.switch("rate_limit.dry_run"));
                 }
             }
-            "back_pressure.limit" => {
-                if let Some(calls) = values.count("back_pressure.limit") {
-                    self.limit.set(calls);
+            "back_pressure.limit" => match values.count("back_pressure.limit") {
+                Some(calls) => self.limit.hold(calls),
+                None => {
+                    assert!(self.limit.adapt(), "one that cannot is not asked to");
                 }
-            }
+            },
             "back_pressure.min" | "back_pressure.max" => {
                 let bounds = values.count("back_pressure.min");
                 if let Some((min, max)) = bounds.zip(values.count("back_pressure.max")) {
@@ -211,19 +210,6 @@ impl Parts {
             _ => unreachable!("only settings that are live are applied"),
         }
     }
-}
-
-fn tell_change(stack: &str, setting: &str, from: &str, to: &str) {
-    tracing::info!(
-        target: TARGET,
-        event = "setting_changed",
-        by = "file",
-        stack,
-        setting,
-        from,
-        to,
-        "a setting was changed"
-    );
 }
 
 /// Watches the file, if there is one and a runtime to do so.

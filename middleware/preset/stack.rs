@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -24,10 +23,10 @@ use crate::{
     limit::LimitHandle,
     log::Log,
     observe::BoxError,
-    ops::health::Health,
+    ops::{Ops, health::Health},
     serve::{Connections, Server},
     server::{
-        access_log::{AccessLog, AccessLogLayer},
+        access_log::{AccessLog, AccessLogLayer, Failures},
         back_pressure::{BackPressure, BackPressureLayer},
         body_limit::{BodyLimit, BodyLimitLayer},
         catch_panic::{CatchPanic, CatchPanicLayer},
@@ -101,6 +100,7 @@ pub(super) struct Parts {
     pub(super) rate_limit: Option<RateLimitHandle>,
     pub(super) health: Health,
     pub(super) connections: Connections,
+    pub(super) failures: Failures,
     pub(super) reloads: Reloads,
     /// As they hold now.
     pub(super) values: Mutex<Values>,
@@ -212,14 +212,30 @@ impl Stack {
         }
     }
 
-    /// For a listener that only operators reach ([`Server::admin`]): `/metrics` if the stack started the exporters, the
-    /// probes, and `/health` with what they found.
-    pub fn admin(&self) -> Router {
-        let routes = self.health().routes().merge(self.health().details());
-        match self.telemetry() {
-            Some(telemetry) => routes.merge(telemetry.metrics_route()),
-            None => routes,
+    /// The router for a listener that only operators reach ([`Server::admin`]), with all that the stack knows: metrics,
+    /// health, and the page. Give it [controls](Ops::controls) and [`Ops::on_drain`] to change something there.
+    pub fn ops(&self) -> Ops {
+        let mut ops = Ops::new()
+            .health(self.health())
+            .limit(&self.parts.limit)
+            .connections(self.connections())
+            .failures(&self.parts.failures);
+        if let Some(telemetry) = self.telemetry() {
+            ops = ops.telemetry(telemetry);
         }
+        if let Some(rate_limit) = &self.parts.rate_limit {
+            ops = ops.rate_limit(rate_limit);
+        }
+        for (at, (layer, _)) in self.layers().into_iter().enumerate() {
+            // The page does not hold the log and the exporters.
+            let parts = Arc::downgrade(&self.parts);
+            ops = ops.layer(layer, move || {
+                let states = parts.upgrade().map(|parts| parts.describe());
+                let state = states.and_then(|states| Some(states.get(at)?.1.clone()));
+                state.unwrap_or_default()
+            });
+        }
+        ops
     }
 
     /// Reads the file again, and the environment that was there at the start, and changes what can be changed while calls

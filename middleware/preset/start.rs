@@ -12,6 +12,7 @@ use super::{
 use crate::{
     log,
     serve::Connections,
+    server::access_log::Failures,
     telemetry::{self, Telemetry},
 };
 
@@ -97,7 +98,7 @@ impl Setup {
         telemetry: Option<Telemetry>,
     ) -> Stack {
         let (program, reloads) = (self.program(), Reloads::default());
-        let connections = Connections::default();
+        let (connections, failures) = (Connections::default(), Failures::new());
         let built = build::layers(
             &values,
             Ingredients {
@@ -108,6 +109,7 @@ impl Setup {
                 metrics: self.metrics,
                 health: &self.health,
                 connections: &connections,
+                failures: &failures,
                 reloads: &reloads,
                 log: log.as_ref(),
                 telemetry: telemetry.as_ref(),
@@ -120,6 +122,7 @@ impl Setup {
             rate_limit: built.rate_limit,
             health: self.health,
             connections,
+            failures,
             reloads,
             values: Mutex::new(values),
             sources,

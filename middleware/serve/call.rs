@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response, Version, header::UPGRADE};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -51,6 +51,9 @@ where
         }
         let protocol = Protocol::of(request.headers());
         let is_two = request.version() == Version::HTTP_2;
+        if !is_two && request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(self.conn.handover());
+        }
         CallFuture {
             inner: Some(self.service.call(request)),
             call: Some(call),

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
@@ -14,6 +14,7 @@ use super::{
     heads::Heads,
     limits::Limits,
 };
+use crate::context::{Belongings, Handover};
 
 /// What a peer sent before it heard that the connection ends arrives within this time.
 const UNDER_WAY: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub(super) struct Conn {
     /// Whether the server cuts off what still runs.
     cutting: AtomicBool,
     served: AtomicU64,
+    /// What is kept until it is closed, if there is anything.
+    belongings: OnceLock<Belongings>,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,13 @@ impl Conn {
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
             served: AtomicU64::new(0),
+            belongings: OnceLock::new(),
         }
+    }
+
+    /// The way to what is kept until it is closed, also when it is handed over to another protocol.
+    pub(super) fn handover(&self) -> Handover {
+        self.belongings.get_or_init(Belongings::default).handover()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -317,6 +317,8 @@ where
 
     /// Serves until it is signalled: SIGTERM or Ctrl-C drains, a second one cuts off.
     ///
+    /// Cancel: as [`run`](Self::run).
+    ///
     /// # Errors
     ///
     /// The system refuses to hand over signals.

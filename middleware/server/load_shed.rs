@@ -113,8 +113,11 @@ where
         let mut scope = Scope::open(&mut request);
         let visit = self.desk.visit(&request, &mut scope);
         match self.desk.enter(&visit) {
-            Ok(admission) => ResponseFuture::call(&mut self.inner, request, admission, scope),
-            Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+            Ok(admission) => {
+                let admission = admission.to(&mut request);
+                ResponseFuture::call(&mut self.inner, request, admission, scope)
+            }
+            Err(no) => ResponseFuture::refuse(no, request, scope),
         }
     }
 }

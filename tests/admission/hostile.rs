@@ -12,9 +12,7 @@ use plimsoll::rejection::Reason;
 use tower::{Service as _, ServiceExt as _};
 use tracing::{Event, Metadata, Subscriber, span};
 
-use crate::support::{
-    Till, assert_rejected, fixed, ms, queueing, request, settle, shedding, spawn,
-};
+use crate::support::*;
 
 /// Panics at each line of a limit.
 struct Touchy;
@@ -50,8 +48,8 @@ async fn a_log_that_panics_keeps_no_permit() {
     settle().await;
     // The first is told at once, the second is told by a call that comes later.
     for _ in 0..2 {
-        let no = service.clone().oneshot(request()).await;
-        assert_rejected(&no.expect("infallible"), Reason::Shed);
+        let no = ask(&service, request()).await;
+        assert_rejected(&no, Reason::Shed);
     }
     till.serve(1);
     first.await.expect("served");
@@ -75,10 +73,8 @@ impl Wake for Held {
 
 #[tokio::test]
 async fn a_waker_may_be_the_last_that_holds_another_who_waits() {
-    let (till, limit) = (Till::closed(), fixed(1).max_waiting(0));
-    let service = till.behind(queueing(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1).max_waiting(0);
+    let (_, _, _first) = occupied(queueing(&limit)).await;
     let handle = limit.handle();
     assert!(!handle.has_room());
     let room = move || {

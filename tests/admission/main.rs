@@ -5,6 +5,7 @@ mod common;
 
 mod cancels;
 mod costs;
+mod edges;
 mod handles;
 mod hostile;
 mod pressure;

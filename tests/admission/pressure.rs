@@ -11,7 +11,6 @@ use std::{
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode};
 use plimsoll::{
-    caller::Key,
     context::Priority,
     rejection::Reason,
     server::{access_log::AccessLogLayer, request_id::RequestIdLayer, timeout::TimeoutLayer},
@@ -46,21 +45,15 @@ async fn waits_for_a_place_and_then_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_too_long_is_sent_away_and_never_served() {
-    let (till, limit) = (Till::closed(), fixed(1).max_wait(ms(300)));
-    let service = till.behind(queueing(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1).max_wait(ms(300));
+    let (till, service, _first) = occupied(queueing(&limit)).await;
     let before = tokio::time::Instant::now();
-    let second = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let second = ask(&service, request()).await;
     assert_rejected(&second, Reason::QueueTimeout);
     assert!((ms(300)..ms(310)).contains(&before.elapsed()));
     assert_eq!(till.started(), 1);
     let grpc = post("application/grpc");
-    let third = service.clone().oneshot(grpc).await.expect("infallible");
+    let third = ask(&service, grpc).await;
     assert_eq!(header(&third, "grpc-status"), Some("14"));
     assert_eq!(rejected(&limit.handle(), Reason::QueueTimeout), 2);
     assert_eq!(limit.handle().waiting(), 0);
@@ -72,11 +65,7 @@ async fn a_full_room_turns_the_newest_away_as_long_as_it_does_not_stand() {
     let service = till.behind(queueing(&limit));
     let first: Vec<_> = (0..3).map(|_| spawn(&service, request())).collect();
     settle().await;
-    let fourth = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let fourth = ask(&service, request()).await;
     assert_rejected(&fourth, Reason::QueueFull);
     till.serve(3);
     for call in first {
@@ -87,15 +76,9 @@ async fn a_full_room_turns_the_newest_away_as_long_as_it_does_not_stand() {
 
 #[tokio::test(start_paused = true)]
 async fn without_places_nobody_waits() {
-    let (till, limit) = (Till::closed(), fixed(1).max_waiting(0));
-    let service = till.behind(queueing(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
-    let second = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let limit = fixed(1).max_waiting(0);
+    let (_, service, _first) = occupied(queueing(&limit)).await;
+    let second = ask(&service, request()).await;
     assert_rejected(&second, Reason::QueueFull);
 }
 
@@ -142,10 +125,8 @@ async fn the_last_is_first_once_the_queue_has_stood() {
 
 #[tokio::test(start_paused = true)]
 async fn the_highest_priority_is_called_first_and_the_lowest_sent_away_first() {
-    let (till, limit) = (Till::closed(), fixed(1).max_waiting(2));
-    let service = till.behind(queueing(&limit).priority_by(by_header));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1).max_waiting(2);
+    let (till, service, _first) = occupied(queueing(&limit).priority_by(by_header)).await;
     let low = spawn(&service, of(Priority::Sheddable));
     let middle = spawn(&service, of(Priority::Normal));
     settle().await;
@@ -173,18 +154,14 @@ async fn a_hog_does_not_keep_another_caller_waiting() {
         Till::closed(),
         fixed(10).max_waiting(40).max_wait(ms(60_000)),
     );
-    let key = Key::header(http::HeaderName::from_static("x-user"));
-    let service = till.behind(queueing(&limit).fair_share(key));
-    let from = |user: &'static str| {
-        let mut request = request();
-        request
-            .headers_mut()
-            .insert("x-user", HeaderValue::from_static(user));
-        request
-    };
-    let hogs: Vec<_> = (0..1_000).map(|_| spawn(&service, from("hog"))).collect();
+    let service = till.behind(queueing(&limit).fair_share(by_user()));
+    let hogs: Vec<_> = (0..1_000)
+        .map(|_| spawn(&service, from_user("hog")))
+        .collect();
     settle().await;
-    let modest: Vec<_> = (0..20).map(|_| spawn(&service, from("modest"))).collect();
+    let modest: Vec<_> = (0..20)
+        .map(|_| spawn(&service, from_user("modest")))
+        .collect();
     settle().await;
     assert_eq!(limit.handle().waiting(), 40);
     assert!(
@@ -213,10 +190,8 @@ async fn a_hog_does_not_keep_another_caller_waiting() {
 
 #[tokio::test(start_paused = true)]
 async fn the_body_of_a_call_that_waits_is_not_read() {
-    let (till, limit) = (Till::closed(), fixed(1));
-    let service = till.behind(queueing(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1);
+    let (_, service, _first) = occupied(queueing(&limit)).await;
     let polls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&polls);
     let frames = futures_util::stream::poll_fn(move |_| {
@@ -255,10 +230,8 @@ async fn a_call_that_is_dropped_while_it_waits_leaves_the_room() {
 /// The permit was its own already, and it had not been told.
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_nobody_fetches_goes_to_the_next() {
-    let (till, limit) = (Till::closed(), fixed(1));
-    let mut service = till.behind(queueing(&limit));
-    let first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1);
+    let (till, mut service, first) = occupied(queueing(&limit)).await;
     let ready = service.ready().await.expect("infallible");
     let mut second = Box::pin(ready.call(request()));
     poll_fn(|context| {
@@ -362,16 +335,10 @@ async fn a_dry_run_lets_nobody_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn patience_is_short_by_default() {
-    let (till, limit) = (Till::closed(), fixed(1));
-    let service = till.behind(queueing(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1);
+    let (_, service, _first) = occupied(queueing(&limit)).await;
     let before = tokio::time::Instant::now();
-    let second = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let second = ask(&service, request()).await;
     assert_rejected(&second, Reason::QueueTimeout);
     assert!(
         before.elapsed() <= Duration::from_millis(250),

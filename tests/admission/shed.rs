@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode};
 use plimsoll::{
-    caller::{Key, TrustedProxies},
+    caller::TrustedProxies,
     context::{PeerAddr, Priority},
     limit::{Gate, Limit},
     rejection::{Reason, Rejection, RetryHint},
@@ -22,11 +22,7 @@ async fn rejects_above_the_limit_and_calls_nothing() {
     let service = till.behind(shedding(&limit));
     let first = [spawn(&service, request()), spawn(&service, request())];
     settle().await;
-    let third = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let third = ask(&service, request()).await;
     assert_rejected(&third, Reason::Shed);
     assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(till.started(), 2);
@@ -34,13 +30,7 @@ async fn rejects_above_the_limit_and_calls_nothing() {
     for call in first {
         assert_served(&call.await.expect("it ends"));
     }
-    assert_served(
-        &service
-            .clone()
-            .oneshot(request())
-            .await
-            .expect("infallible"),
-    );
+    assert_served(&ask(&service, request()).await);
     let handle = limit.handle();
     assert_eq!((handle.admitted(), rejected(&handle, Reason::Shed)), (3, 1));
     assert_eq!((handle.in_flight(), handle.limit()), (0, 2));
@@ -51,25 +41,13 @@ async fn the_permit_is_held_until_the_body_ends() {
     let (till, limit) = (Till::closed(), fixed(1));
     let service = till.behind(shedding(&limit));
     till.serve(2);
-    let streamed = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let streamed = ask(&service, request()).await;
     assert_eq!(limit.handle().in_flight(), 1);
-    let second = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let second = ask(&service, request()).await;
     assert_rejected(&second, Reason::Shed);
     drop(streamed);
     assert_eq!(limit.handle().in_flight(), 0);
-    let third = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let third = ask(&service, request()).await;
     let body = axum::body::to_bytes(third.into_body(), 100).await;
     assert_eq!(body.expect("a body"), "espresso");
     assert_eq!(limit.handle().in_flight(), 0);
@@ -77,22 +55,16 @@ async fn the_permit_is_held_until_the_body_ends() {
 
 #[tokio::test]
 async fn grpc_is_told_14_and_when_to_come_back() {
-    let (till, limit) = (Till::closed(), fixed(1));
-    let service = till.behind(shedding(&limit));
-    let _first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1);
+    let (_, service, _first) = occupied(shedding(&limit)).await;
     let grpc = post("application/grpc");
-    let answer = service.clone().oneshot(grpc).await.expect("infallible");
+    let answer = ask(&service, grpc).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(header(&answer, "grpc-status"), Some("14"));
     let pushback = header(&answer, "grpc-retry-pushback-ms").expect("a hint");
     let pushback: u64 = pushback.parse().expect("a number");
     assert!((1_000..2_000).contains(&pushback), "{pushback}");
-    let http = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let http = ask(&service, request()).await;
     let seconds = header(&http, "retry-after").expect("a hint");
     assert!(["1", "2"].contains(&seconds), "{seconds}");
 }
@@ -117,11 +89,7 @@ async fn the_hint_follows_the_rate_of_the_service() {
     settle().await;
     let mut hints = Vec::new();
     for _ in 0..50 {
-        let answer = service
-            .clone()
-            .oneshot(request())
-            .await
-            .expect("infallible");
+        let answer = ask(&service, request()).await;
         match answer
             .extensions()
             .get::<Rejection>()
@@ -148,17 +116,9 @@ async fn callers_may_be_told_not_to_come_back() {
     let service = till.behind(shedding(&limit).never_retry());
     let _first = spawn(&service, request());
     settle().await;
-    let grpc = service
-        .clone()
-        .oneshot(post("application/grpc"))
-        .await
-        .expect("infallible");
+    let grpc = ask(&service, post("application/grpc")).await;
     assert_eq!(header(&grpc, "grpc-retry-pushback-ms"), Some("-1"));
-    let http = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let http = ask(&service, request()).await;
     assert_eq!(header(&http, "retry-after"), None);
 }
 
@@ -171,7 +131,7 @@ async fn layers_that_share_a_limit_share_one_count() {
     let _first = spawn(&one, request());
     let _second = spawn(&waits, request());
     settle().await;
-    let third = other.clone().oneshot(request()).await.expect("infallible");
+    let third = ask(&other, request()).await;
     assert_rejected(&third, Reason::Shed);
     assert_eq!(limit.handle().in_flight(), 2);
     // What is configured further has a count of its own.
@@ -190,11 +150,7 @@ async fn a_dry_run_counts_and_rejects_nothing() {
     assert_eq!((handle.in_flight(), handle.would_shed()), (3, 2));
     assert_eq!(handle.rejected(), []);
     handle.dry_run(false);
-    let fourth = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("infallible");
+    let fourth = ask(&service, request()).await;
     assert_rejected(&fourth, Reason::Shed);
     till.serve(3);
     for call in calls {
@@ -213,11 +169,7 @@ async fn higher_priorities_have_places_of_their_own_while_it_is_tight() {
     settle().await;
     // The limit was reached, and there are some who matter more.
     for priority in [Priority::Critical, Priority::Sheddable] {
-        let answer = service
-            .clone()
-            .oneshot(of(priority))
-            .await
-            .expect("infallible");
+        let answer = ask(&service, of(priority)).await;
         assert_rejected(&answer, Reason::Shed);
     }
     till.serve(2);
@@ -230,11 +182,7 @@ async fn higher_priorities_have_places_of_their_own_while_it_is_tight() {
         15,
         "the highest takes any place"
     );
-    let low = service
-        .clone()
-        .oneshot(of(Priority::Sheddable))
-        .await
-        .expect("infallible");
+    let low = ask(&service, of(Priority::Sheddable)).await;
     assert_rejected(&low, Reason::Shed);
     calls.push(answer);
     // A second without anybody of theirs, and without a full limit.
@@ -283,7 +231,7 @@ async fn the_priority_in_a_header_is_taken_from_trusted_peers_only() {
         tower::Layer::layer(&routed, inner).any(),
     );
     let told = async |service: &Boxed, request| {
-        let answer = service.clone().oneshot(request).await.expect("infallible");
+        let answer = ask(&service, request).await;
         let body = axum::body::to_bytes(answer.into_body(), 100)
             .await
             .expect("a body");
@@ -311,30 +259,22 @@ async fn the_priority_in_a_header_is_taken_from_trusted_peers_only() {
 #[tokio::test(start_paused = true)]
 async fn one_caller_has_no_more_than_its_share_while_others_call() {
     let (till, limit) = (Till::closed(), fixed(10));
-    let key = Key::header(http::HeaderName::from_static("x-user"));
-    let service = till.behind(shedding(&limit).fair_share(key));
-    let from = |user: &'static str| {
-        let mut request = request();
-        request
-            .headers_mut()
-            .insert("x-user", HeaderValue::from_static(user));
-        request
-    };
-    let _hogs: Vec<_> = (0..1_000).map(|_| spawn(&service, from("hog"))).collect();
+    let service = till.behind(shedding(&limit).fair_share(by_user()));
+    let _hogs: Vec<_> = (0..1_000)
+        .map(|_| spawn(&service, from_user("hog")))
+        .collect();
     settle().await;
-    let modest = service
-        .clone()
-        .oneshot(from("modest"))
-        .await
-        .expect("infallible");
+    let modest = ask(&service, from_user("modest")).await;
     assert_rejected(&modest, Reason::Shed);
     // As calls end, the hog falls back to its half.
     let mut held = Vec::new();
     for _ in 0..10 {
         till.serve(1);
         settle().await;
-        let _again: Vec<_> = (0..100).map(|_| spawn(&service, from("hog"))).collect();
-        held.push(spawn(&service, from("modest")));
+        let _again: Vec<_> = (0..100)
+            .map(|_| spawn(&service, from_user("hog")))
+            .collect();
+        held.push(spawn(&service, from_user("modest")));
         settle().await;
     }
     let in_flight = limit.handle().in_flight();
@@ -364,18 +304,8 @@ async fn a_gate_is_asked_before_the_limit() {
         .priority_by(by_header)
         .gate(Shut(Priority::Critical));
     let service = till.behind(layer);
-    assert_served(
-        &service
-            .clone()
-            .oneshot(of(Priority::Critical))
-            .await
-            .expect("infallible"),
-    );
-    let answer = service
-        .clone()
-        .oneshot(of(Priority::Normal))
-        .await
-        .expect("infallible");
+    assert_served(&ask(&service, of(Priority::Critical)).await);
+    let answer = ask(&service, of(Priority::Normal)).await;
     assert_rejected(&answer, Reason::Shed);
     let rejection = answer.extensions().get::<Rejection>().expect("a rejection");
     assert_eq!(
@@ -402,7 +332,7 @@ async fn a_stream_moves_out_of_the_limit_with_its_head() {
             .uri(path)
             .body(Body::empty())
             .expect("a request");
-        service.clone().oneshot(request).await.expect("infallible")
+        ask(&service, request).await
     };
     let handle = limit.handle();
     let (sse, feed) = (ask("/events").await, ask("/feed").await);
@@ -422,16 +352,10 @@ async fn a_stream_moves_out_of_the_limit_with_its_head() {
 #[tokio::test(start_paused = true)]
 async fn an_operator_reads_of_it_once_in_ten_seconds() {
     let listening = Lines::listen();
-    let (till, limit) = (Till::closed(), fixed(1).named("orders"));
-    let service = till.behind(shedding(&limit));
-    let first = spawn(&service, request());
-    settle().await;
+    let limit = fixed(1).named("orders");
+    let (till, service, first) = occupied(shedding(&limit)).await;
     for _ in 0..250 {
-        let answer = service
-            .clone()
-            .oneshot(request())
-            .await
-            .expect("infallible");
+        let answer = ask(&service, request()).await;
         assert_rejected(&answer, Reason::Shed);
         tokio::time::advance(ms(100)).await;
     }

@@ -11,12 +11,13 @@ use std::{
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use plimsoll::{
+    caller::Key,
     context::Priority,
     limit::{Limit, LimitHandle},
     rejection::{PLIMSOLL_REASON, Reason},
     server::{back_pressure::BackPressureLayer, load_shed::LoadShedLayer},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
 pub(crate) type Boxed = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
@@ -147,11 +148,41 @@ pub(crate) fn request() -> Request<Body> {
     Request::new(Body::empty())
 }
 
+pub(crate) fn from_user(user: &'static str) -> Request<Body> {
+    let mut request = request();
+    let user = http::HeaderValue::from_static(user);
+    request.headers_mut().insert("x-user", user);
+    request
+}
+
+/// Tells those of [`from_user`] apart.
+pub(crate) fn by_user() -> Key {
+    Key::header(http::HeaderName::from_static("x-user"))
+}
+
+/// Calls, until the head is there.
+pub(crate) async fn ask(service: &Boxed, request: Request<Body>) -> Response<Body> {
+    let answer = service.clone().oneshot(request).await;
+    answer.expect("infallible")
+}
+
+/// A service behind this layer, and a first call that is in.
+pub(crate) async fn occupied<L>(layer: L) -> (Till, Boxed, JoinHandle<Response<bytes::Bytes>>)
+where
+    L: Layer<Boxed>,
+    L::Service: tower::Service<Request<Body>, Error = Infallible> + Clone + Send + 'static,
+    <L::Service as tower::Service<Request<Body>>>::Future: Send,
+    L::Service: AnyBody,
+{
+    let till = Till::closed();
+    let service = till.behind(layer);
+    let first = spawn(&service, request());
+    settle().await;
+    (till, service, first)
+}
+
 /// Calls in a task of its own, and reads the body to its end.
-pub(crate) fn spawn(
-    service: &Boxed,
-    request: Request<Body>,
-) -> tokio::task::JoinHandle<Response<bytes::Bytes>> {
+pub(crate) fn spawn(service: &Boxed, request: Request<Body>) -> JoinHandle<Response<bytes::Bytes>> {
     let call = service.clone().oneshot(request);
     tokio::spawn(async move {
         let (head, body) = call.await.expect("infallible").into_parts();

@@ -48,7 +48,8 @@ async fn ask(stack: &Stack) -> StatusCode {
 }
 
 fn events(lines: &Lines) -> Vec<(String, String)> {
-    let told = lines.take_of("plimsoll::preset");
+    let mut told = lines.take();
+    told.retain(|line| ["plimsoll::preset", "plimsoll::ops"].contains(&line["target"].as_str()));
     let of = |line: &Line, name: &str| line.get(name).cloned().unwrap_or_default();
     told.iter()
         .map(|line| {
@@ -247,6 +248,33 @@ async fn what_was_made_at_the_start_needs_a_restart() {
         (ask(&stack).await, ask(&stack).await),
         (StatusCode::OK, StatusCode::OK)
     );
+}
+
+#[tokio::test]
+async fn a_limit_that_finds_itself_can_be_held_and_let_go() {
+    let file = File::of("held", "");
+    let stack = built(&file);
+    for (limit, adapts) in [("7", false), ("\"adaptive\"", true), ("9", false)] {
+        file.write(&format!("[back_pressure]\nlimit = {limit}\n"));
+        let reloaded = stack.reload().expect("nothing is wrong with it");
+        assert_eq!(reloaded.changed, ["back_pressure.limit"]);
+        assert_eq!(stack.limit().is_adaptive(), adapts);
+    }
+    assert_eq!(stack.limit().limit(), 9);
+}
+
+#[tokio::test]
+async fn what_an_operator_changed_stays_until_the_file_says_otherwise() {
+    let file = File::of("operator", FIRST);
+    let stack = built(&file);
+    let by_hand = std::num::NonZeroUsize::new(77).expect("above 0");
+    stack.limit().hold(by_hand);
+    file.write(&FIRST.replace("10s", "11s"));
+    stack.reload().expect("nothing is wrong with it");
+    assert_eq!(stack.limit().limit(), 77);
+    file.write(&FIRST.replace("limit = 5", "limit = 6"));
+    stack.reload().expect("nothing is wrong with it");
+    assert_eq!(stack.limit().limit(), 6);
 }
 
 /// What callers have spent stays spent, who is in flight stays in, and who waits goes on waiting.

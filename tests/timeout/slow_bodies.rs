@@ -3,17 +3,25 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::BodyExt as _;
 use plimsoll::server::timeout::TimeoutLayer;
 use tower::ServiceExt as _;
 
-use crate::support::{app, call, grpc, http, millis, read_all, upload, with};
+use crate::{
+    common::post,
+    support::{app, call, grpc, http, millis, read_all, upload, with},
+};
 
 const KILO: &[u8] = &[b'x'; 1_000];
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+fn over_http2(mut request: Request<Body>) -> Request<Body> {
+    *request.version_mut() = Version::HTTP_2;
+    request
 }
 
 fn at_1000_after_2_s() -> TimeoutLayer {
@@ -77,10 +85,19 @@ async fn a_body_below_its_rate_ends_the_call() {
         // Streams of gRPC may be silent unless a rate was asked for.
         (
             TimeoutLayer::new(),
-            grpc(),
+            over_http2(grpc()),
             vec![(seconds(3_600), KILO)],
             seconds(3_600),
             Some("1000 bytes"),
+        ),
+        // What only says that it is gRPC may not, and gRPC-Web sends one message.
+        (TimeoutLayer::new(), grpc(), vec![], seconds(20), None),
+        (
+            TimeoutLayer::new(),
+            over_http2(post("application/grpc-web")),
+            vec![],
+            seconds(20),
+            None,
         ),
     ] {
         let is_grpc = request.headers().contains_key("content-type");
@@ -97,9 +114,14 @@ async fn a_body_below_its_rate_ends_the_call() {
         if !is_grpc {
             let problem: serde_json::Value = serde_json::from_slice(&seen.got.data).expect("JSON");
             assert_eq!(
-                (&problem["status"], &problem["reason"]),
-                (&408.into(), &"timeout".into())
+                (&problem["status"], &problem["reason"], &problem["title"]),
+                (&408.into(), &"timeout".into(), &"Request Timeout".into())
             );
+            assert_eq!(
+                problem["detail"],
+                "the body of the request comes too slowly"
+            );
+            assert_eq!(seen.header("cache-control"), Some("no-store"));
             assert_eq!(
                 problem["request_id"],
                 seen.header("x-request-id").expect("an id")

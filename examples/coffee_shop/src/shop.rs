@@ -4,12 +4,16 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use plimsoll::limit::Limit;
 use plimsoll::log::Writer;
 use plimsoll::ops::health::{Check, Health};
-use plimsoll::serve::{Drain, Server};
-use plimsoll::server::access_log::AccessLogLayer;
+use plimsoll::ops::{Controls, InvalidToken, Ops};
+use plimsoll::serve::{Connections, Drain, Server};
+use plimsoll::server::access_log::{AccessLogLayer, Failures};
 use plimsoll::server::catch_panic::CatchPanicLayer;
+use plimsoll::server::load_shed::LoadShedLayer;
 use plimsoll::server::metrics::{MetricsLayer, Objective};
+use plimsoll::server::rate_limit::{InvalidQuota, Key, Quotas, RateLimitLayer};
 use plimsoll::server::request_id::RequestIdLayer;
 use plimsoll::server::trace_context::TraceContextLayer;
 use plimsoll::task::Deaths;
@@ -25,6 +29,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long reception waits for the barista's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What one caller may ask for.
+const QUOTA: &str = "1000/s burst 2000";
 
 /// How soon an order should be taken.
 const SOON: Duration = Duration::from_millis(300);
@@ -63,6 +70,10 @@ pub(crate) enum ServeError {
     Signals(#[from] io::Error),
     #[error("the barista has no address")]
     Barista(#[from] tonic::transport::Error),
+    #[error("the controls have no token")]
+    Token(#[from] InvalidToken),
+    #[error("the quota is none")]
+    Quota(#[from] InvalidQuota),
 }
 
 impl Shop {
@@ -92,6 +103,7 @@ The coffee shop is open: reception on {reception}, barista on {barista}, ops on 
   curl -N http://{reception}/orders/1/updates
   curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
   curl http://{ops}/readyz
+  open http://{ops}/status in a browser         (its controls: PLIMSOLL_OPS_TOKEN=$(openssl rand -hex 32))
   curl http://{ops}/metrics                     (of reception; http://{ops}/barista/metrics of the barista)
 
 Ctrl-C closes the shop.
@@ -108,11 +120,7 @@ Ctrl-C closes the shop.
     pub(crate) async fn serve(self, told: &Told, log: &Writer) -> Result<(), ServeError> {
         let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
         let draining = health.clone();
-        let operators = health
-            .routes()
-            .merge(health.details())
-            .merge(told.reception.metrics_route())
-            .nest("/barista", told.barista.metrics_route());
+        let (failures, connections) = (Failures::new(), Connections::new());
         let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
@@ -121,7 +129,28 @@ Ctrl-C closes the shop.
         // In a cluster leave the notice as it is: whoever sends calls needs it. Here nobody waits for anybody.
         let drain = Drain::new().notice(Duration::ZERO).deadline(DRAIN);
         let routes = reception::routes(barista, told.reception.tracer().clone());
-        let reception = Server::new(routes.layer(around_reception(&told.reception, log)))
+        // Nobody orders a thousand coffees a second; and no more are made at once than the barista can bear.
+        let quotas = RateLimitLayer::new(Key::peer(), QUOTA.parse::<Quotas>()?);
+        let limit = Limit::adaptive().named("reception");
+        let layers = (
+            around_reception(&told.reception, log, &failures),
+            quotas.clone(),
+            LoadShedLayer::new(limit.clone()),
+        );
+        let reception = Server::new(routes.layer(layers)).count_in(&connections);
+        let closing = reception.control();
+        let operators = Ops::new()
+            .telemetry(&told.reception)
+            .health(&health)
+            .connections(&connections)
+            .failures(&failures)
+            .rate_limit(&quotas.handle())
+            .limit(&limit.handle())
+            .on_drain(move || closing.drain())
+            .controls(Controls::from_env()?)
+            .routes()
+            .nest("/barista", told.barista.metrics_route());
+        let reception = reception
             .listen(self.reception.listener)
             .admin(self.ops.listener, operators)
             .on_drain(move || draining.drain())
@@ -152,24 +181,24 @@ type Layers = (
     CatchPanicLayer,
 );
 
-fn around_reception(telemetry: &Telemetry, log: &Writer) -> Layers {
+fn around_reception(telemetry: &Telemetry, log: &Writer, failures: &Failures) -> Layers {
     let metrics = MetricsLayer::new(telemetry.meter())
         .objective(Objective::new("orders", SOON).route("/orders"))
         // These two are of the whole process, so they are told once.
         .watch(log.clone())
         .watch(Deaths);
     let traces = TraceContextLayer::new(telemetry.tracer().clone());
-    layers(traces, metrics)
+    layers(traces, AccessLogLayer::new().recent(failures), metrics)
 }
 
 fn around_barista(telemetry: &Telemetry) -> Layers {
     let methods = ["Place", "Find", "Watch"].map(|name| format!("coffee_shop.v1.Barista/{name}"));
     let metrics = MetricsLayer::new(telemetry.meter()).rpc_methods(methods.clone());
     let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods);
-    layers(traces, metrics)
+    layers(traces, AccessLogLayer::new(), metrics)
 }
 
-fn layers(traces: TraceContextLayer, metrics: MetricsLayer) -> Layers {
+fn layers(traces: TraceContextLayer, access: AccessLogLayer, metrics: MetricsLayer) -> Layers {
     let panics = CatchPanicLayer::new();
     (
         // Every call has an id, taken from the caller or made here.
@@ -177,7 +206,7 @@ fn layers(traces: TraceContextLayer, metrics: MetricsLayer) -> Layers {
         // A span from its first to its last byte, in the caller's trace.
         traces,
         // One line for each call, when its last byte is out.
-        AccessLogLayer::new(),
+        access,
         // Counts and durations, by how each call really ended; and what other parts tell when they are asked.
         metrics.watch(panics.clone()),
         // A panic becomes a 500, or INTERNAL for gRPC; the ones above see it as an answer.

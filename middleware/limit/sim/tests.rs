@@ -1,6 +1,6 @@
 //! The limit holds what it was designed for: bars below are the design's own simulation less 0.02.
 
-use super::{Fault, Outcome, Scenario, WORKLOADS, Workload, run};
+use super::{Fault, Outcome, Scenario, WORKLOADS, Work, Workload, run};
 
 const SEEDS: [u64; 2] = [11, 12];
 
@@ -116,6 +116,55 @@ fn services_four_times_slower_are_used() {
     let told = format!("{during:.3} {first:.3} {after:.3} {worst:.3}");
     assert!(during > 0.930 - 0.02 && first > 0.878 - 0.02, "{told}");
     assert!(after > 0.9 && worst > 0.6, "{told}");
+}
+
+/// What comes out while calls hang, in the first 5 s of that, and in 3 s after it; the worst run of the first.
+fn hanging(share: f64, time: f64, seeds: &[u64]) -> [f64; 4] {
+    let short = Workload {
+        name: "short",
+        work: Work::Exponential(0.02),
+        capacity: 800.0,
+        ..WORKLOADS[0]
+    };
+    let loads = [[short].as_slice(), &WORKLOADS].concat();
+    let mut worst = 1.0_f64;
+    let mut sums = [0.0; 3];
+    let mut runs = 0.0;
+    for times in [0.7, 0.9, 2.0] {
+        for load in &loads {
+            for &seed in seeds {
+                let outcome = run(&Scenario {
+                    load: *load,
+                    times,
+                    end: 60.0,
+                    fault: Some((Fault::Hangs(share, time), 25.0, 50.0)),
+                    sheds: false,
+                    seed,
+                });
+                let during = outcome.goodput_out(25.0, 50.0, 1.0);
+                worst = worst.min(during);
+                sums[0] += during;
+                sums[1] += outcome.goodput_out(25.0, 30.0, 1.0);
+                sums[2] += outcome.goodput_out(50.0, 53.0, 1.0);
+                runs += 1.0;
+            }
+        }
+    }
+    [sums[0] / runs, sums[1] / runs, sums[2] / runs, worst]
+}
+
+#[test]
+fn calls_that_hang_do_not_take_the_limit_with_them() {
+    for (share, time, mean, least) in [
+        (0.01, 2.0, 0.97, 0.9),
+        (0.01, 10.0, 0.97, 0.88),
+        (0.03, 2.0, 0.93, 0.75),
+    ] {
+        let [during, first, after, worst] = hanging(share, time, &[31, 32, 33]);
+        let told = format!("{share} for {time}: {during:.3} {first:.3} {after:.3} {worst:.3}");
+        assert!(during > mean && first > mean - 0.01, "{told}");
+        assert!(after > 0.96 && worst > least, "{told}");
+    }
 }
 
 #[test]

@@ -113,6 +113,43 @@ async fn a_prober_that_leaves_does_not_make_it_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_that_nobody_fetched_in_time_does_not_count() {
+    let database = Dependency::default();
+    let health = Health::new().check(database.check("database"));
+    let gone = tokio::time::timeout(Duration::from_micros(100), health.status());
+    assert!(gone.await.is_err());
+    // It ends well while nobody asks, and then all is different.
+    later(Duration::from_secs(60)).await;
+    database.leaves();
+    assert_eq!(health.status().await, Status::Unavailable);
+    assert_eq!(database.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_ask_while_it_is_asked_share_the_answer() {
+    let database = Dependency::default();
+    let check = database.check("database").keep(Duration::ZERO);
+    let health = Health::new().check(check);
+    let (one, other) = tokio::join!(health.status(), health.status());
+    assert_eq!((one, other), (Status::Ok, Status::Ok));
+    assert_eq!(database.asked(), 1);
+    assert_eq!(health.status().await, Status::Ok);
+    assert_eq!(database.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_drains_meanwhile_is_not_ready() {
+    let database = Dependency::default();
+    let health = Health::new().check(database.check("database"));
+    let asked = async {
+        later(Duration::from_millis(5)).await;
+        health.drain();
+    };
+    let (status, ()) = tokio::join!(health.status(), asked);
+    assert_eq!(status, Status::Draining);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_hangs_or_panics_has_failed() {
     let hung = Health::new()
         .check(Check::new("hung", pending::<Result<(), io::Error>>).timeout(Duration::from_secs(1)))

@@ -253,13 +253,7 @@ impl fmt::Display for Value {
             Self::Ratio(ratio) => ratio.fmt(f),
             Self::Word(word) => f.write_str(word),
             Self::Text(text) => f.write_str(text),
-            Self::Quotas(quotas) => {
-                for (at, quota) in quotas.as_slice().iter().enumerate() {
-                    let and = if at == 0 { "" } else { " and " };
-                    write!(f, "{and}{quota}")?;
-                }
-                Ok(())
-            }
+            Self::Quotas(quotas) => quotas.fmt(f),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! let app: Router = Router::new().route("/order", get(order)).layer(AccessLogLayer::new());
 //! ```
 
+mod failures;
 mod record;
 
 use std::{
@@ -31,7 +32,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Level;
 
-pub use self::record::Record;
+pub use self::{
+    failures::{Failure, Failures},
+    record::Record,
+};
 use crate::{
     context::{self, FieldValue, Scope},
     observe::{BoxError, ResponseBody, ResponseFuture},
@@ -63,6 +67,7 @@ struct Settings {
     redact_headers: Vec<HeaderName>,
     call_span: bool,
     on: bool,
+    recent: Option<Failures>,
     counts: Arc<Counts>,
 }
 
@@ -83,6 +88,7 @@ impl AccessLogLayer {
                 redact_headers: Vec::new(),
                 call_span: false,
                 on: true,
+                recent: None,
                 counts: Arc::default(),
             }),
         }
@@ -126,6 +132,12 @@ impl AccessLogLayer {
     #[must_use]
     pub fn enabled(self, on: bool) -> Self {
         self.with(|settings| settings.on = on)
+    }
+
+    /// Keeps the last calls that failed by the service's doing here too, for operators: `ops` shows them. Default: nowhere.
+    #[must_use]
+    pub fn recent(self, failures: &Failures) -> Self {
+        self.with(|settings| settings.recent = Some(failures.clone()))
     }
 
     /// How many lines of calls that went well were left out by [`AccessLogLayer::sample_successes`].

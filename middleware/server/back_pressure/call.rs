@@ -14,6 +14,7 @@ use crate::{
     context::Scope,
     limit::{Admission, Desk, Waiting},
     observe::{BoxError, ResponseBody, ResponseFuture},
+    rejection::Rejection,
 };
 
 pin_project! {
@@ -45,8 +46,10 @@ pin_project! {
         desk: Desk,
         #[pin]
         waiting: Waiting,
-        // `None` once the waiting is over.
+        // `None` once the service is called.
         held: Option<Held<S, B>>,
+        // What became of it, once the waiting is over.
+        entered: Option<Result<Admission, Rejection>>,
     }
 }
 
@@ -72,31 +75,43 @@ impl<S, B> Queued<S, B> {
                 request,
                 scope,
             }),
+            entered: None,
         }
     }
 
     fn poll_called(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<ResponseFuture<S::Future, Admission>>
+    ) -> Poll<Result<ResponseFuture<S::Future, Admission>, S::Error>>
     where
         S: Service<Request<B>>,
     {
         let this = self.project();
-        let verdict = ready!(this.waiting.poll(context));
-        let held = this.held.take();
+        let held = this.held.as_mut();
+        let held = held.expect("not polled again after the service was called");
+        if this.entered.is_none() {
+            let (visit, arrived, verdict) = ready!(this.waiting.poll(context));
+            let entered = this.desk.after(&visit, arrived, verdict, &mut held.scope);
+            *this.entered = Some(entered);
+        }
+        if let Some(Ok(_)) = this.entered {
+            let ready = ready!(held.service.poll_ready(context));
+            ready.inspect_err(|_| *this.entered = None)?;
+        }
+        let (held, entered) = (this.held.take(), this.entered.take());
+        let (held, entered) = held.zip(entered).expect("both are there until then");
         let Held {
             mut service,
-            request,
-            mut scope,
-        } = held.expect("not polled again after the waiting was over");
-        let (visit, arrived, verdict) = verdict;
-        Poll::Ready(
-            match this.desk.after(&visit, arrived, verdict, &mut scope) {
-                Ok(admission) => ResponseFuture::call(&mut service, request, admission, scope),
-                Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
-            },
-        )
+            mut request,
+            scope,
+        } = held;
+        Poll::Ready(Ok(match entered {
+            Ok(admission) => {
+                let admission = admission.to(&mut request);
+                ResponseFuture::call(&mut service, request, admission, scope)
+            }
+            Err(no) => ResponseFuture::refuse(no, request, scope),
+        }))
     }
 }
 
@@ -126,7 +141,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut stage = self.project().stage;
         if let StageProjection::Waiting { queued } = stage.as_mut().project() {
-            let inner = ready!(queued.as_mut().poll_called(context));
+            let inner = ready!(queued.as_mut().poll_called(context))?;
             // Waiting -> Called
             stage.set(Stage::Called { inner });
         }

@@ -17,7 +17,7 @@
 mod call;
 
 use std::{
-    fmt, mem,
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -165,18 +165,21 @@ where
         let mut scope = Scope::open(&mut request);
         let visit = self.desk.visit(&request, &mut scope);
         let stage = match self.desk.enter_or_wait(visit) {
-            Ok(Entered::Now(admission)) => Stage::Called {
-                inner: ResponseFuture::call(&mut self.inner, request, admission, scope),
-            },
+            Ok(Entered::Now(admission)) => {
+                let admission = admission.to(&mut request);
+                Stage::Called {
+                    inner: ResponseFuture::call(&mut self.inner, request, admission, scope),
+                }
+            }
             Ok(Entered::Later(waiting)) => {
-                // The one that is ready waits with the call; its clone takes its place.
-                let clone = self.inner.clone();
-                let service = mem::replace(&mut self.inner, clone);
+                // Whoever waits keeps nothing reserved that readiness may stand for: its own service is asked when its turn
+                // comes, and so tells what has become of it meanwhile.
+                let service = self.inner.clone();
                 let desk = self.desk.clone();
                 Stage::waiting(Queued::new(desk, waiting, service, request, scope))
             }
             Err(no) => Stage::Called {
-                inner: ResponseFuture::reject(no, &request, Admission::none(), scope),
+                inner: ResponseFuture::refuse(no, request, scope),
             },
         };
         BackPressureFuture::of(stage)

@@ -56,7 +56,7 @@ impl RateLimitHandle {
     }
 
     /// The name of the layer's own policy.
-    pub(crate) fn policy(&self) -> &'static str {
+    pub fn policy(&self) -> &'static str {
         self.shared.policy()
     }
 

@@ -4,19 +4,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{
-    settings::Limit,
-    timing::{Phase, Timing},
-};
+use super::timing::{Phase, Timing};
 use crate::{
-    context::{self, RequestId},
     observe::{BodyRefused, BoxError, Content},
-    protocol::Protocol,
     rejection::Rejection,
 };
 
@@ -99,7 +94,7 @@ where
         let rejection = timing.exceed(limit);
         this.inner.set(None);
         *this.timing = None;
-        Poll::Ready(Ok(answer(rejection, limit)))
+        Poll::Ready(Ok(answer(rejection)))
     }
 }
 
@@ -117,32 +112,12 @@ fn within<B: Body>(response: Response<B>, timing: Option<Timing>) -> Response<Ti
 }
 
 #[cold]
-fn answer<B>(rejection: Rejection, limit: Limit) -> Response<TimedBody<B>> {
-    let known = context::current(|frame| (frame.protocol(), frame.request_id().cloned()));
-    let (protocol, id) = known.unwrap_or_default();
-    let mut response = rejection.into_response(protocol, id.as_ref());
-    if limit == Limit::Body && protocol == Protocol::Http {
-        blame_the_caller(&mut response, id.as_ref());
-    }
-    response.map(|bytes| TimedBody {
-        content: Content::Own { bytes },
+fn answer<B>(rejection: Rejection) -> Response<TimedBody<B>> {
+    Content::answer(rejection).map(|content| TimedBody {
+        content,
         timing: None,
         is_begun: false,
     })
-}
-
-/// 408 in place of 504 (RFC 9110, section 15.5.9): it was the caller who was slow.
-fn blame_the_caller(response: &mut Response<Bytes>, id: Option<&RequestId>) {
-    *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
-    let id = id.map(|id| format!(r#","request_id":"{}""#, id.as_str()));
-    let body = format!(
-        r#"{{"type":"about:blank","title":"Request Timeout","status":408,"reason":"timeout","detail":"the body of the request comes too slowly"{}}}"#,
-        id.unwrap_or_default()
-    );
-    if let Some(length) = response.headers_mut().get_mut(CONTENT_LENGTH) {
-        *length = HeaderValue::from(body.len());
-    }
-    *response.body_mut() = Bytes::from(body);
 }
 
 pin_project! {

@@ -62,7 +62,7 @@ const LAYER: &str = "timeout";
 /// |---|---|---|
 /// | `deadline` | the caller's: `grpc-timeout`, from trusted peers also `x-request-deadline` | – |
 /// | `head` | the handler until its head, without the time that it waits for the caller's body | 60 s |
-/// | `body` | the request's body, when it comes too slowly; answered with 408 | 500 bytes/s after 20 s, not for gRPC |
+/// | `body` | the request's body, when it comes too slowly; answered with 408 | 500 bytes/s after 20 s, not for gRPC over HTTP/2 |
 /// | `idle` | a response's body that has nothing to send | none |
 /// | `total` | all, to the last byte | none |
 ///
@@ -109,8 +109,8 @@ impl TimeoutLayer {
 
     /// The least rate at which the body of a request must come while the handler waits for it, of gRPC too. The grace is
     /// how long it may be silent, at the start and in between; bytes above the rate win it back.
-    /// Default: 500 bytes a second and 20 s, as Apache's `RequestReadTimeout` has it, and for gRPC none, since its
-    /// streams may be silent.
+    /// Default: 500 bytes a second and 20 s, as Apache's `RequestReadTimeout` has it, and for gRPC over HTTP/2 none,
+    /// since its streams may be silent.
     #[must_use]
     pub fn min_rate(self, bytes_per_second: NonZeroU32, grace: Duration) -> Self {
         self.with(|settings| {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Request;
+use http::{Request, Version};
 use http_body::Body;
 use tokio::time::Sleep;
 
@@ -110,8 +110,10 @@ impl Timing {
             return request;
         }
         let settings = &self.shared.settings;
-        let is_grpc = scope.protocol(&request).is_grpc();
-        let pace = settings.pace.filter(|pace| pace.of_grpc || !is_grpc);
+        // Over HTTP/1 nothing is gRPC, whatever it says, and gRPC-Web sends one message.
+        let may_be_silent =
+            scope.protocol(&request) == Protocol::Grpc && request.version() >= Version::HTTP_2;
+        let pace = settings.pace.filter(|pace| pace.of_grpc || !may_be_silent);
         if pace.is_none() && settings.head.get().is_none() {
             return request;
         }
@@ -227,7 +229,10 @@ impl Timing {
             layer: LAYER,
             error,
         });
-        let rejection = Rejection::new(limit.reason(), LAYER);
+        let rejection = match limit {
+            Limit::Body => Rejection::of_slow_caller(LAYER),
+            _ => Rejection::new(limit.reason(), LAYER),
+        };
         if limit == Limit::Deadline {
             return rejection;
         }
