@@ -42,6 +42,7 @@
 //! | `deadline` | [`client::deadline`] | outbound calls whose time is up are not sent |
 //! | `health` | [`ops::health`] | liveness, readiness and start-up |
 //! | `serve` | [`serve`] | a serve loop that hostile peers cannot stall, and that drains |
+//! | `preset` | [`preset`] | the whole stack in its order, from code, a file, or both |
 //! | `telemetry` | [`telemetry`] | exporters: OTLP, and Prometheus' text |
 //!
 //! What they need from outside has features of its own: `axum` and `tonic` (the matched route, the peer's address, the
@@ -108,6 +109,8 @@ pub mod observe;
 pub mod ops;
 pub mod outcome;
 mod panics;
+#[cfg(feature = "preset")]
+pub mod preset;
 pub mod protocol;
 pub mod rejection;
 mod report;
