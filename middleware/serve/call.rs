@@ -9,12 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::conn::{Call, Conn};
+use super::{
+    conn::{Call, Conn},
+    counts::Closed,
+    heads::Framing,
+};
 use crate::{
     clock,
     context::{self, PeerAddr},
@@ -45,18 +49,29 @@ where
     type Future = CallFuture<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let call = self.conn.begin();
+        let is_two = request.version() == Version::HTTP_2;
+        let call = self.conn.begin(framing(request.body()));
         if let Some(peer) = self.peer {
             PeerAddr(peer).put_into(request.extensions_mut());
         }
         let protocol = Protocol::of(request.headers());
-        let is_two = request.version() == Version::HTTP_2;
+        let is_tunnel = !is_two && request.method() == Method::CONNECT;
         CallFuture {
             inner: Some(self.service.call(request)),
             call: Some(call),
             protocol,
             is_two,
+            is_tunnel,
         }
+    }
+}
+
+/// What follows a head. Of HTTP/2 nobody asks.
+fn framing(body: &Incoming) -> Framing {
+    match body.size_hint().exact() {
+        Some(0) => Framing::None,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
     }
 }
 
@@ -74,6 +89,7 @@ pin_project! {
         call: Option<Call>,
         protocol: Protocol,
         is_two: bool,
+        is_tunnel: bool,
     }
 
     impl<F> PinnedDrop for CallFuture<F> {
@@ -119,6 +135,9 @@ where
         let response = ready!(inner.poll(context))?;
         this.inner.set(None);
         let (protocol, is_two) = (*this.protocol, *this.is_two);
+        if !is_two && (*this.is_tunnel || response.status() != StatusCode::OK) {
+            note(call, *this.is_tunnel, &response);
+        }
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| CallBody {
             content: Content::Inner { inner },
@@ -127,6 +146,22 @@ where
             protocol,
             is_two,
         })))
+    }
+}
+
+/// What an answer means for its connection of HTTP/1.
+#[cold]
+fn note<B>(call: &Call, is_tunnel: bool, response: &Response<B>) {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => call.hands_over(),
+        status if is_tunnel && status.is_success() => call.hands_over(),
+        StatusCode::REQUEST_TIMEOUT => {
+            let rejection = response.extensions().get::<Rejection>();
+            if rejection.is_some_and(|rejection| rejection.reason() == Reason::Timeout) {
+                call.blame(Closed::BodySlow);
+            }
+        }
+        _ => {}
     }
 }
 
