@@ -9,7 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from clients import GRPC, Hanging, Http2, KeptOpen, blob, connect, framed, head, http1, http2, raw_grpc, read_answer
+from clients import GRPC, Hanging, Http2, KeptOpen, blob, connect, framed, head, http1, http2, new_id, raw_grpc, read_answer
 from programs import asked_until, free_port
 from redis_server import Redis
 from scrape import scrape
@@ -223,6 +223,20 @@ def test_it_is_not_ready_long_before_it_leaves(start):
         assert time.monotonic() - began >= 0.9, "half of the time, less what the news took"
     server.wait_end()
     assert server.process.returncode == 0
+
+
+def test_probes_pass_no_limiter(start):
+    server = start(TB_MAX_INFLIGHT=1, TB_QUEUE=0)
+    busy = new_id()
+    with connect(server.http) as running:
+        running.sendall(head("GET", "/sleep/600000", [("x-request-id", busy)]))
+        asked_until(lambda: http1(server.http, "/ok").status == 503, "it is full")
+        for _ in range(20):
+            for path in ("/livez", "/readyz", "/startupz"):
+                assert http1(server.admin, path).status == 200
+            answer = raw_grpc(server.admin, CHECK)
+            assert answer.grpc_status == 0 and statuses(answer.body) == [SERVING]
+    assert server.access(busy)["outcome"] == "client_gone"
 
 
 def test_list_and_strangers(start):
