@@ -24,6 +24,8 @@ struct Log;
 struct Metrics;
 #[doc = include_str!("../docs/migrate.md")]
 struct Migrate;
+#[doc = include_str!("../docs/ops.md")]
+struct Ops;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
 #[doc = include_str!("../docs/rate-limit.md")]
