@@ -1,10 +1,12 @@
-//! `PLIMSOLL_CONFIG=examples/preset.toml cargo run --example preset --features preset`, then see how it is guarded:
+//! `cargo run --example preset --features preset`: a program of axum with the whole stack around it, by two lines.
+//!
+//! With `PLIMSOLL_CONFIG=examples/preset.toml` in front it also has quotas. See how it is guarded:
 //!
 //!     curl -i http://127.0.0.1:3000/               (an id, a line on stdout, quotas)
 //!     curl -i http://127.0.0.1:3000/panic          (a 500 that tells nothing)
 //!     curl http://127.0.0.1:3000/stack             (what is on, with which limits)
 //!
-//! Change `quotas` in examples/preset.toml while it runs: it says so, and holds from the next call on.
+//! Change `quotas` in that file while it runs: the log says so, and they hold from the next call on.
 
 use std::{error::Error, net::SocketAddr};
 

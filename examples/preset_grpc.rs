@@ -1,4 +1,4 @@
-//! `cargo run --example preset_grpc --features preset,health-grpc`, then ask it with grpcurl, or with the example's own call:
+//! `cargo run --example preset_grpc --features preset,health-grpc`: a program of tonic with the whole stack, by two lines.
 //!
 //!     curl -i --http2-prior-knowledge http://127.0.0.1:50051/grpc.health.v1.Health/Check \
 //!       -H 'content-type: application/grpc' -H 'te: trailers' --data-binary $'\0\0\0\0\0' --output -

@@ -39,8 +39,6 @@ mod start;
 
 use std::{env, path::PathBuf};
 
-#[doc(hidden)]
-pub use self::config::reads;
 use self::config::{CONFIG, Sources};
 pub use self::{
     client::{Client, Sent, client},

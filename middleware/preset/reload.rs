@@ -111,7 +111,8 @@ impl Parts {
             changed: Vec::new(),
             needs_restart: Vec::new(),
         };
-        let changes: Vec<&'static Key> = values.changes(told).collect();
+        let changes = values.changes(told).filter(|key| self.has(key));
+        let changes: Vec<&'static Key> = changes.collect();
         for key in &changes {
             if self.is_applicable(key, told) {
                 let (from, to) = (values.shown(key.name), told.shown(key.name));
@@ -135,6 +136,15 @@ impl Parts {
             self.apply(name, &values);
         }
         reloaded
+    }
+
+    /// Whether this setting is of a part that this stack has: another one may have the log, or the exporters.
+    fn has(&self, key: &Key) -> bool {
+        match key.name.split_once('.') {
+            Some(("log", _)) => self.log.is_some(),
+            Some(("telemetry", _)) => self.telemetry.is_some(),
+            _ => true,
+        }
     }
 
     /// Whether a change of this setting can be made while calls run.

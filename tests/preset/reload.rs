@@ -113,7 +113,6 @@ max_connections = 5
     );
     let reloaded = stack.reload().expect("nothing is wrong with it");
     let live = [
-        "log.filter",
         "timeout.head",
         "timeout.total",
         "rate_limit.quotas",

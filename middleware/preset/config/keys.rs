@@ -132,7 +132,7 @@ pub(crate) static KEYS: &[Key] = &[
     fixed("serve.write_stall", Kind::Time, "30s"),
     fixed("serve.max_connections", Kind::Count(1), "10000"),
     fixed("serve.max_connection_age", Kind::MaybeTime, "none"),
-    fixed("serve.notice", Kind::Time, "5s"),
+    fixed("serve.notice", Kind::MaybeTime, "5s"),
     fixed("serve.deadline", Kind::Time, "20s"),
     fixed("reload.enabled", Kind::Switch, "true"),
     fixed("reload.every", Kind::Time, "1s"),

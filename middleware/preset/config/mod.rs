@@ -299,12 +299,5 @@ fn line_of(text: &str, byte: usize) -> usize {
         .saturating_add(1)
 }
 
-/// For fuzzing: whatever a file says, it is taken or refused.
-#[doc(hidden)]
-pub fn reads(text: &str) -> Result<(), ConfigError> {
-    let sources = Sources {
-        path: Some(PathBuf::from("plimsoll.toml")),
-        ..Sources::default()
-    };
-    sources.values(Some(text), Program::default()).map(|_| ())
-}
+#[cfg(test)]
+mod tests;
