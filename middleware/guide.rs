@@ -12,6 +12,8 @@ struct BackPressure;
 struct BodyLimit;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
+#[doc = include_str!("../docs/configuration.md")]
+struct Configuration;
 #[doc = include_str!("../docs/health.md")]
 struct Health;
 #[doc = include_str!("../docs/kubernetes.md")]
@@ -24,6 +26,10 @@ struct Log;
 struct Metrics;
 #[doc = include_str!("../docs/migrate.md")]
 struct Migrate;
+#[doc = include_str!("../docs/ops.md")]
+struct Ops;
+#[doc = include_str!("../docs/preset.md")]
+struct Preset;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
 #[doc = include_str!("../docs/rate-limit.md")]

@@ -41,7 +41,9 @@
 //! | `propagate` | [`client::propagate`] | id, trace, deadline and priority go along on outbound calls |
 //! | `deadline` | [`client::deadline`] | outbound calls whose time is up are not sent |
 //! | `health` | [`ops::health`] | liveness, readiness and start-up |
+//! | `ops` | [`ops`] | a page that shows the service as it runs, and controls; brings the features that it shows |
 //! | `serve` | [`serve`] | a serve loop that hostile peers cannot stall, and that drains |
+//! | `preset` | [`preset`] | the whole stack in its order, from code, a file, or both |
 //! | `telemetry` | [`telemetry`] | exporters: OTLP, and Prometheus' text |
 //!
 //! What they need from outside has features of its own: `axum` and `tonic` (the matched route, the peer's address, the
@@ -108,6 +110,8 @@ pub mod observe;
 pub mod ops;
 pub mod outcome;
 mod panics;
+#[cfg(feature = "preset")]
+pub mod preset;
 pub mod protocol;
 pub mod rejection;
 mod report;

@@ -113,6 +113,11 @@ impl Telemetry {
     ///
     /// [`ShutdownError`] if not all could be exported.
     pub async fn shutdown(self, patience: Duration) -> Result<(), ShutdownError> {
+        self.end(patience).await
+    }
+
+    /// As [`Telemetry::shutdown`], for somebody who shares it.
+    pub(crate) async fn end(&self, patience: Duration) -> Result<(), ShutdownError> {
         let lost_before = self.counts.read().spans_dropped;
         let (meters, tracers) = (self.meters.clone(), self.tracers.clone());
         let (done, end) = oneshot::channel();

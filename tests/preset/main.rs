@@ -2,5 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod config;
 mod live;
 mod off;
+mod reload;
+mod stack;

@@ -109,6 +109,11 @@ impl RateLimitHandle {
         Some(tier.quotas().clone())
     }
 
+    /// How many quotas a policy may have: there is room for no more.
+    pub(crate) fn most_quotas(&self) -> usize {
+        self.shared.settings.most_quotas()
+    }
+
     /// Changes the quotas of a policy. What callers have spent stays spent: whoever would have waited so long for all of
     /// its burst still does, and has calls of the new quota by then.
     ///
