@@ -26,6 +26,8 @@ struct Log;
 struct Metrics;
 #[doc = include_str!("../docs/migrate.md")]
 struct Migrate;
+#[doc = include_str!("../docs/ops.md")]
+struct Ops;
 #[doc = include_str!("../docs/preset.md")]
 struct Preset;
 #[doc = include_str!("../docs/propagate.md")]

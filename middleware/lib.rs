@@ -41,6 +41,7 @@
 //! | `propagate` | [`client::propagate`] | id, trace, deadline and priority go along on outbound calls |
 //! | `deadline` | [`client::deadline`] | outbound calls whose time is up are not sent |
 //! | `health` | [`ops::health`] | liveness, readiness and start-up |
+//! | `ops` | [`ops`] | a page that shows the service as it runs, and controls; brings the features that it shows |
 //! | `serve` | [`serve`] | a serve loop that hostile peers cannot stall, and that drains |
 //! | `preset` | [`preset`] | the whole stack in its order, from code, a file, or both |
 //! | `telemetry` | [`telemetry`] | exporters: OTLP, and Prometheus' text |

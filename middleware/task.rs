@@ -98,16 +98,8 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     panics::install_hook();
-    Task(launch(in_current_call(async move {
-        Caught {
-            name,
-            future: Some(future),
-        }
-        .await
-        .map_err(|facts| {
-            died(name, "panicked", Some(&facts));
-            TaskEnd::Panicked
-        })
+    Task(launch(in_current_call(Seen {
+        caught: Caught::new(name, future),
     })))
 }
 
@@ -133,6 +125,17 @@ pub(crate) fn blocking<T: Send + 'static>(
     }))
 }
 
+/// As [`spawn`], for a task that belongs to no call.
+pub(crate) fn spawn_apart<F>(name: &'static str, future: F) -> Task<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    panics::install_hook();
+    Task(launch(Seen {
+        caught: Caught::new(name, future),
+    }))
+}
+
 /// Keeps a task running for as long as the process does: whenever the future panics or returns, that is a line
 /// `event="task_died"`, counts in [`deaths`], and after a wait a fresh one is made. The wait is 100 ms at first and
 /// doubles up to 30 s; a task that lasted a minute begins anew.
@@ -151,13 +154,7 @@ where
         loop {
             let started = clock::now();
             let ended = match panics::catch("task", false, &mut make) {
-                Ok(future) => {
-                    Caught {
-                        name,
-                        future: Some(future),
-                    }
-                    .await
-                }
+                Ok(future) => Caught::new(name, future).await,
                 Err(facts) => Err(facts),
             };
             match ended {
@@ -286,6 +283,15 @@ pin_project! {
     }
 }
 
+impl<F> Caught<F> {
+    fn new(name: &'static str, future: F) -> Self {
+        Self {
+            name,
+            future: Some(future),
+        }
+    }
+}
+
 impl<F: Future> Future for Caught<F> {
     type Output = Result<F::Output, PanicFacts>;
 
@@ -311,6 +317,29 @@ impl<F: Future> Future for Caught<F> {
                 Poll::Ready(Err(facts))
             }
         }
+    }
+}
+
+pin_project! {
+    /// A future whose panic is told and counted. Written by hand: an `async` block would move the future once more.
+    struct Seen<F> {
+        #[pin]
+        caught: Caught<F>,
+    }
+}
+
+impl<F: Future> Future for Seen<F> {
+    type Output = Result<F::Output, TaskEnd>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let caught = self.project().caught;
+        let name = caught.name;
+        caught.poll(context).map(|ended| {
+            ended.map_err(|facts| {
+                died(name, "panicked", Some(&facts));
+                TaskEnd::Panicked
+            })
+        })
     }
 }
 

@@ -121,11 +121,17 @@ impl<T> Room<T> {
         self.waiting as f64 >= self.places.floor()
     }
 
+    /// Whether nobody may wait at all.
+    pub(super) fn is_shut(&self) -> bool {
+        self.bounds.places == Some(0)
+    }
+
     pub(super) fn standing(&self, now: Seconds) -> Standing {
         Standing {
             stands: self.stands,
             since: now - self.since,
             interval: self.interval,
+            is_shut: self.is_shut(),
         }
     }
 

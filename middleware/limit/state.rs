@@ -197,6 +197,9 @@ impl<T> State<T> {
         if self.room.is_empty() && self.controller.has_place() {
             return Ok(self.admit(now, caller));
         }
+        if self.room.is_shut() {
+            return Err(Some(Reason::QueueFull));
+        }
         // Who cannot be in time even if it were next need not wait for that.
         let base = self.controller.base().unwrap_or_default();
         if is_past(ask.deadline, now + base) {
@@ -374,8 +377,10 @@ impl<T> State<T> {
     fn check(&mut self, now: Seconds) {
         self.checked = now;
         let standing = self.room.standing(now);
+        let is_shut = standing.is_shut || !self.waits;
         let standing = Standing {
-            stands: standing.stands || !self.waits,
+            stands: standing.stands || is_shut,
+            is_shut,
             ..standing
         };
         self.controller.check(now, standing);
@@ -398,7 +403,7 @@ impl<T> State<T> {
         let lowest = seen.rposition(lately).unwrap_or_default();
         let higher = self.seen.iter().take(lowest.min(rank));
         let kinds = higher.filter(|seen| lately(seen)).count();
-        kinds.saturating_mul((self.limit() / 8).clamp(1, RESERVED))
+        kinds.saturating_mul((self.limit() / 6).clamp(1, RESERVED))
     }
 }
 

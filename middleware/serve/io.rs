@@ -10,7 +10,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{accept::Open, conn::Conn, counts::Closed};
+use super::{accept::Open, conn::Conn, counts::Closed, handed::Side};
 use crate::clock;
 
 pin_project! {
@@ -62,7 +62,7 @@ fn note_flood(conn: &Conn, written: &[u8]) {
         Closed::TooManyContinuations,
     ] {
         if tail.ends_with(reason.label().as_bytes()) {
-            conn.floods(reason);
+            conn.blame(reason);
         }
     }
 }
@@ -84,7 +84,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         if !read.is_empty() {
             *this.is_two = this.conn.read(read, clock::now());
         }
-        polled
+        this.conn.over.watch(Side::Read, polled, context)
     }
 }
 
@@ -99,7 +99,8 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
             note_flood(this.conn, bytes);
         }
         let polled = this.inner.poll_write(context, bytes);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn poll_write_vectored(
@@ -112,7 +113,8 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
             note_flood(this.conn, last);
         }
         let polled = this.inner.poll_write_vectored(context, bytes);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,12 +124,14 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let polled = this.inner.poll_flush(context);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let polled = this.inner.poll_shutdown(context);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 }

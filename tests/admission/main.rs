@@ -13,3 +13,4 @@ mod served;
 mod shed;
 mod signals;
 mod support;
+mod world;

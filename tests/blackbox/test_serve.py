@@ -1,4 +1,4 @@
-"""R42-R46, R71-R74, R92, E25, E26: what comes before and around a call, and the end of a server."""
+"""R42-R46, R74, R92, E25, E26: what comes before and around a call, and the end of a server."""
 
 import os
 import resource

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{Request, Response, uri::PathAndQuery};
 use plimsoll::observe::BoxError;
 use tokio_stream::{Stream, StreamExt as _};
@@ -140,6 +140,15 @@ impl ServerStreamingService<Bytes> for Many {
             Ok(tonic::Response::new(stream))
         })
     }
+}
+
+/// A message as gRPC frames it.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).expect("short"));
+    frame.put_slice(message);
+    frame.freeze()
 }
 
 /// Listens on a free port, for a server of tonic's.

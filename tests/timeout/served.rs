@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     routing::{get, post},
 };
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::channel::Channel;
 use hyper::body::Incoming;
@@ -137,15 +137,6 @@ async fn a_slow_upload_is_answered_over_both_versions_of_http() {
     }
 }
 
-/// A message as gRPC frames it.
-fn framed(message: &[u8]) -> Bytes {
-    let mut frame = BytesMut::new();
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len()).expect("short"));
-    frame.put_slice(message);
-    frame.freeze()
-}
-
 fn rpc(method: &str, message: &[u8], timeout: Option<&str>) -> Request<Body> {
     let mut request = Request::post(format!("/test.Calls/{method}"))
         .header("content-type", "application/grpc")
@@ -154,7 +145,7 @@ fn rpc(method: &str, message: &[u8], timeout: Option<&str>) -> Request<Body> {
         request = request.header("grpc-timeout", timeout);
     }
     request
-        .body(Body::from(framed(message)))
+        .body(Body::from(grpc::framed(message)))
         .expect("a request")
 }
 
@@ -229,7 +220,8 @@ async fn tonic_serves_all_of_it() {
         assert_eq!(soon(lines.access(1)).await[0]["outcome"], outcome);
     }
     // What does not tell its length.
-    let stream = tokio_stream::iter((0..20).map(|_| Ok::<_, Infallible>(framed(&[b'x'; 10]))));
+    let stream =
+        tokio_stream::iter((0..20).map(|_| Ok::<_, Infallible>(grpc::framed(&[b'x'; 10]))));
     let mut request = rpc("One", b"", None);
     *request.body_mut() = Body::from_stream(stream);
     let (head, got) = soon(async { whole(ask(&client, address, request).await).await }).await;

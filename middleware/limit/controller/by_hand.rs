@@ -48,3 +48,30 @@ impl Controller {
         self.tuning.adapts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Tuning, *};
+
+    #[test]
+    fn what_was_held_goes_back_to_its_first_bounds() {
+        let tuning = Tuning {
+            initial: 16.0,
+            min: 4.0,
+            max: 20.0,
+            target: 1.5,
+            adapts: true,
+        };
+        let mut controller = Controller::new(tuning);
+        controller.hold(1.0, 100.0);
+        assert_eq!((controller.limit(), controller.adapts()), (100, false));
+        // Held means held, also when the number is set once more.
+        controller.set(2.0, 2.0);
+        assert_eq!((controller.limit(), controller.adapts()), (2, false));
+        controller.adapt(3.0);
+        assert_eq!((controller.limit(), controller.adapts()), (4, true));
+        controller.hold(4.0, 100.0);
+        controller.adapt(5.0);
+        assert_eq!(controller.limit(), 20);
+    }
+}

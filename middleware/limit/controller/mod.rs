@@ -31,6 +31,9 @@ const FIRST_ERROR: f64 = 0.15;
 const FIRST_TIME: Seconds = 2.0;
 /// Of what the knee needs, one call more: limits are whole.
 const SLACK: f64 = 1.0;
+/// Where nobody waits, bursts need places in the limit itself, as long as no latency tells of a queue: so many standard
+/// deviations of a Poisson process.
+const BURSTS: f64 = 3.0;
 /// The most that a limit grows at once.
 const MOST_GROWTH: f64 = 1.5;
 /// Downward experiments: how far, how often at most and at least, and how long for each second of the last one.
@@ -325,6 +328,11 @@ impl Controller {
 
     fn look_slow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64, room: Standing) {
         self.rate = look.rate;
+        let is_light = look.latency < self.tuning.low() * base;
+        if room.is_shut && self.tuning.adapts && look.bound > 0.0 && is_light {
+            let bursts = BURSTS * (self.rate * base).sqrt();
+            self.raise(self.wanted(base) + bursts);
+        }
         if look.bound < 0.25 {
             // Limited by demand: the best time to learn.
             let ended = f64::from(self.slow.ended);
@@ -354,7 +362,7 @@ impl Controller {
             if room.stands && look.latency > self.tuning.high() * base * sigma.exp() {
                 return self.cut(now, look, self.slow.ended, base);
             }
-            if look.latency < self.tuning.low() * base {
+            if is_light {
                 return self.grow(now, look, base, sigma);
             }
             self.bound_up += look.time;
@@ -380,9 +388,14 @@ impl Controller {
     fn grow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64) {
         let base = self.lower_base(look, base, sigma);
         self.rate = look.rate;
-        let wanted = self.limit.max(self.wanted(base));
-        self.set_limit(wanted.min(MOST_GROWTH * self.limit + 1.0));
+        self.raise(self.wanted(base));
         self.reset(now);
+    }
+
+    /// Grows to this, not all at once.
+    fn raise(&mut self, limit: f64) {
+        let most = MOST_GROWTH * self.limit + 1.0;
+        self.set_limit(self.limit.max(limit).min(most));
     }
 
     fn cut(&mut self, now: Seconds, look: &Look, ended: u32, base: Seconds) {

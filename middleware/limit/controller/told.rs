@@ -35,6 +35,8 @@ pub(in crate::limit) struct Standing {
     pub(in crate::limit) since: Seconds,
     /// The time that makes a burst a queue.
     pub(in crate::limit) interval: Seconds,
+    /// Nobody waits: there is no room.
+    pub(in crate::limit) is_shut: bool,
 }
 
 impl Standing {

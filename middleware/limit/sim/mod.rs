@@ -20,7 +20,7 @@ use super::{
 };
 use crate::context::Priority;
 
-use workloads::Dice;
+pub(super) use workloads::Dice;
 pub(super) use workloads::{WORKLOADS, Work, Workload};
 
 /// The room is looked at so often, as timers of those who wait do.

@@ -6,6 +6,7 @@
 //! # fn serve() -> axum::Router {
 //! let health = Health::new()
 //!     .check(Check::tcp("database", "127.0.0.1:5432"))
+//!     .check(Check::disk("spool", "/var/spool", 1 << 30))
 //!     .check(Check::new("mailer", || async { ask_the_mailer().await }).not_critical());
 //!
 //! // On a listener of their own, or merged after the last `.layer(..)`: probes pass no limiter.
@@ -23,8 +24,8 @@
 //! - *Has it started?* `/startupz` says `starting` (503) until [`Health::started`], for services that
 //!   [start slowly](Health::starting).
 //!
-//! What the public is told is one word. Causes go to the log, one line for each change, and to
-//! [`Health::details`], for a listener that only operators reach.
+//! What the public is told is one word. Causes go to the log, one line for each change (`event="health_check_failed"`,
+//! `"health_check_recovered"`, `"readiness_changed"`), and to [`Health::details`], for a listener that only operators reach.
 
 mod ask;
 mod check;
