@@ -61,7 +61,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    Tls(SocketAddr, ClientConfig),
+    Tls(SocketAddr, Box<ClientConfig>),
 }
 
 /// A server on one transport.
@@ -93,7 +93,7 @@ pub(crate) async fn serve(server: Server<Router>, transport: Transport) -> Serve
             let address = listener.local_addr().expect("an address");
             (
                 server.listen_tls(listener, config),
-                Place::Tls(address, client),
+                Place::Tls(address, Box::new(client)),
             )
         }
     };
