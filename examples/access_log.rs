@@ -1,7 +1,6 @@
-//! One line for each call, at its true end.
+//! `cargo run --example access_log --features request-id,access-log,axum`: one line for each call, at its true end.
 //!
 //! ```sh
-//! cargo run --example access_log --features request-id,access-log,axum
 //! curl 'localhost:3000/orders/7?token=secret'
 //! curl -m 1 localhost:3000/slow
 //! curl localhost:3000/broken
@@ -23,7 +22,6 @@ use plimsoll::{
         request_id::RequestIdLayer,
     },
 };
-use tower::ServiceBuilder;
 
 async fn order(Path(id): Path<u32>) -> String {
     access_log::field("order", id);
@@ -48,14 +46,11 @@ async fn broken() -> Response {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _log = plimsoll::log::init()?;
-    let layers = ServiceBuilder::new()
-        .layer(RequestIdLayer::new())
-        .layer(AccessLogLayer::new());
     let app: Router = Router::new()
         .route("/orders/{id}", get(order))
         .route("/slow", get(slow))
         .route("/broken", get(broken))
-        .layer(layers);
+        .layer((RequestIdLayer::new(), AccessLogLayer::new()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     Ok(axum::serve(listener, app).await?)
 }

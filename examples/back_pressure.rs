@@ -1,8 +1,8 @@
-//! A service that nobody tuned, in front of a database with a few connections: calls wait a little, and what would come
-//! too late is not begun.
+//! `cargo run --example back_pressure --features full`: a burst waits a little, and no call is begun too late.
+//!
+//! A service that nobody tuned, in front of a database with a few connections.
 //!
 //! ```sh
-//! cargo run --example back_pressure --features full
 //! seq 2000 | xargs -P 200 -I{} curl -so /dev/null -w '%{http_code}\n' localhost:3000/order | sort | uniq -c
 //! curl -is localhost:3000/order
 //! ```

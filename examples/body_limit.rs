@@ -1,7 +1,6 @@
-//! Bodies of requests have at most 1 KiB.
+//! `cargo run --example body_limit --features access-log,axum,body-limit`: bodies of requests have at most 1 KiB.
 //!
 //! ```sh
-//! cargo run --example body_limit --features access-log,axum,body-limit
 //! curl -i localhost:3000/orders -d 'one cappuccino'
 //! head -c 2000 /dev/zero | curl -i localhost:3000/orders --data-binary @-                                  # 413, unread
 //! head -c 2000 /dev/zero | curl -i localhost:3000/orders --data-binary @- -H 'transfer-encoding: chunked'  # 413

@@ -1,7 +1,6 @@
-//! A panic is an answer, a line and a count.
+//! `cargo run --example catch_panic --features catch-panic,access-log`: a panic is an answer, a line and a count.
 //!
 //! ```sh
-//! cargo run --example catch_panic --features catch-panic,access-log
 //! curl -i localhost:3000/panic
 //! curl localhost:3000/counts
 //! ```

@@ -1,10 +1,9 @@
-//! Liveness, readiness and start-up, with a check that fails now and then.
+//! `cargo run --example health --features health,access-log`: liveness, readiness and start-up, and a check that fails.
 //!
 //! ```sh
-//! cargo run --example health --features health,access-log
-//! curl -i localhost:9090/readyz
+//! curl -i localhost:9090/readyz        # degraded: nobody delivers milk
 //! curl localhost:9090/health
-//! curl -X POST localhost:3000/break    # and ask again
+//! curl -X POST localhost:3000/break    # and ask again: unavailable
 //! ```
 
 use std::{
@@ -33,7 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let health = Health::new()
         .check(machine.keep(Duration::from_secs(1)))
-        .check(Check::tcp("milk_delivery", "127.0.0.1:1").not_critical());
+        .check(Check::http("milk_delivery", "http://127.0.0.1:1/livez")?.not_critical())
+        .check(Check::disk("receipts", ".", 100 << 20))
+        .check(Check::memory("memory", 0.9));
 
     let app: Router = Router::new()
         .route("/", get(|| async { "espresso\n" }))

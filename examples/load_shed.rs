@@ -1,7 +1,6 @@
-//! Shedding load on an axum server, the least important calls first.
+//! `cargo run --example load_shed --features full`: shedding load on an axum server, the least important calls first.
 //!
 //! ```sh
-//! cargo run --example load_shed --features full
 //! seq 200 | xargs -P 100 -I{} curl -so /dev/null -w '%{http_code}\n' localhost:3000/report | sort | uniq -c
 //! seq 200 | xargs -P 100 -I{} curl -so /dev/null -w '%{http_code}\n' localhost:3000/order | sort | uniq -c
 //! curl -s localhost:3000/limit

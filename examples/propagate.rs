@@ -1,7 +1,8 @@
-//! The id of a call goes along on outbound calls: the shop asks its own kitchen, which hears the same id.
+//! `cargo run --example propagate --features request-id,propagate,reqwest`: the id of a call goes along.
+//!
+//! The shop asks its own kitchen, which hears the same id.
 //!
 //! ```sh
-//! cargo run --example propagate --features request-id,propagate,reqwest
 //! curl localhost:3000 -H 'x-request-id: my-id'
 //! ```
 

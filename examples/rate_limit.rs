@@ -1,7 +1,6 @@
-//! Quotas per API key, with tiers, on an axum server.
+//! `cargo run --example rate_limit --features full`: quotas per API key, with tiers, on an axum server.
 //!
 //! ```sh
-//! cargo run --example rate_limit --features full
 //! for call in 1 2 3 4 5; do curl -is localhost:3000/menu -H 'x-api-key: free-ann' | grep -i -e '^http' -e '^ratelimit:' -e '^retry'; done
 //! curl -is localhost:3000/menu -H 'x-api-key: gold-bob' | grep -i ratelimit
 //! curl -s localhost:3000/offenders

@@ -1,8 +1,7 @@
-//! Three replicas, one quota.
+//! `cargo run --example rate_limit_redis --features full`: three replicas, one quota.
 //!
 //! ```sh
 //! redis-server --port 6379 &
-//! cargo run --example rate_limit_redis --features full
 //! for port in 3001 3002 3003 3001 3002 3003; do curl -is localhost:$port/menu | grep -i -e '^http' -e '^ratelimit:' -e degraded; done
 //! ```
 //!

@@ -1,7 +1,6 @@
-//! An id for each call, kept from the caller or made.
+//! `cargo run --example request_id --features request-id,access-log`: an id for each call, kept or made.
 //!
 //! ```sh
-//! cargo run --example request_id --features request-id,access-log
 //! curl -i localhost:3000 -H 'x-request-id: my-id'
 //! curl -i localhost:3000 -H 'x-request-id: not "safe"'
 //! ```

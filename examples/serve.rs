@@ -1,7 +1,8 @@
-//! A server that ends in order: stop it with Ctrl-C while a call runs.
+//! `cargo run --example serve --features serve,health,access-log,request-id`: a server that ends in order.
+//!
+//! Stop it with Ctrl-C while a call runs.
 //!
 //! ```sh
-//! cargo run --example serve --features serve,health,access-log,request-id
 //! curl localhost:3000/slow          # and Ctrl-C: it is answered; new calls are refused
 //! curl -i localhost:9090/readyz
 //! ```

@@ -1,7 +1,6 @@
-//! Calls that end in time, and pass on how much of it is left.
+//! `cargo run --example timeout --features access-log,axum,deadline,propagate,timeout`: calls that end in time.
 //!
 //! ```sh
-//! cargo run --example timeout --features access-log,axum,deadline,propagate,timeout
 //! curl -i localhost:3000/quick
 //! curl -i localhost:3000/slow        # 504 after 2 s
 //! curl -i localhost:3000/events      # cut after 2 s
@@ -19,7 +18,6 @@ use plimsoll::{
     context::Deadline,
     server::{access_log::AccessLogLayer, timeout::TimeoutLayer},
 };
-use tower::ServiceBuilder;
 
 async fn quick() -> String {
     let left = Deadline::current().map(Deadline::remaining);
@@ -51,11 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/quick", get(quick))
         .route("/slow", get(slow))
         .route("/events", get(events))
-        .layer(
-            ServiceBuilder::new()
-                .layer(AccessLogLayer::new())
-                .layer(timeout),
-        );
+        .layer((AccessLogLayer::new(), timeout));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     Ok(axum::serve(listener, app).await?)

@@ -4,20 +4,32 @@
 struct Readme;
 #[doc = include_str!("../docs/access-log.md")]
 struct AccessLog;
+#[doc = include_str!("../docs/adopt.md")]
+struct Adopt;
 #[doc = include_str!("../docs/back-pressure.md")]
 struct BackPressure;
 #[doc = include_str!("../docs/body-limit.md")]
 struct BodyLimit;
 #[doc = include_str!("../docs/catch-panic.md")]
 struct CatchPanic;
+#[doc = include_str!("../docs/configuration.md")]
+struct Configuration;
 #[doc = include_str!("../docs/health.md")]
 struct Health;
+#[doc = include_str!("../docs/kubernetes.md")]
+struct Kubernetes;
 #[doc = include_str!("../docs/load-shed.md")]
 struct LoadShed;
 #[doc = include_str!("../docs/log.md")]
 struct Log;
 #[doc = include_str!("../docs/metrics.md")]
 struct Metrics;
+#[doc = include_str!("../docs/migrate.md")]
+struct Migrate;
+#[doc = include_str!("../docs/ops.md")]
+struct Ops;
+#[doc = include_str!("../docs/preset.md")]
+struct Preset;
 #[doc = include_str!("../docs/propagate.md")]
 struct Propagate;
 #[doc = include_str!("../docs/rate-limit.md")]

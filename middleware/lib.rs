@@ -41,11 +41,13 @@
 //! | `propagate` | [`client::propagate`] | id, trace, deadline and priority go along on outbound calls |
 //! | `deadline` | [`client::deadline`] | outbound calls whose time is up are not sent |
 //! | `health` | [`ops::health`] | liveness, readiness and start-up |
+//! | `ops` | [`ops`] | a page that shows the service as it runs, and controls; brings the features that it shows |
 //! | `serve` | [`serve`] | a serve loop that hostile peers cannot stall, and that drains |
+//! | `preset` | [`preset`] | the whole stack in its order, from code, a file, or both |
 //! | `telemetry` | [`telemetry`] | exporters: OTLP, and Prometheus' text |
 //!
 //! What they need from outside has features of its own: `axum` and `tonic` (the matched route, the peer's address, the
-//! bytes of a request's body), `health-grpc`, `rate-limit-redis`, `reqwest` (for `propagate`), `serve-tls`, `tower-http`
+//! bytes of a request's body), `health-grpc`, `health-redis`, `rate-limit-redis`, `reqwest` (for `propagate`), `serve-tls`, `tower-http`
 //! (its `RequestId` is set too), `tracing-opentelemetry` (spans of `tracing`). `full` is all of them.
 //!
 //! # For all layers
@@ -66,6 +68,7 @@
 //! The README says in which order to adopt the layers and to stack them; each has a page in `docs/`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The gates: what swallows an error, what can panic, what reads the time or spawns in private.
 #![cfg_attr(
     not(test),
@@ -101,11 +104,14 @@ mod guide;
 pub mod limit;
 #[cfg(feature = "access-log")]
 pub mod log;
+mod memory;
 pub mod observe;
 #[cfg(feature = "health")]
 pub mod ops;
 pub mod outcome;
 mod panics;
+#[cfg(feature = "preset")]
+pub mod preset;
 pub mod protocol;
 pub mod rejection;
 mod report;

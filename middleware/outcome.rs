@@ -78,6 +78,25 @@ impl Outcome {
         }
     }
 
+    /// The outcome of this name.
+    pub(crate) fn of_label(label: &str) -> Option<Self> {
+        let own = [
+            Self::Ok,
+            Self::ClientError,
+            Self::ServerError,
+            Self::BodyError,
+            Self::BodyPanic,
+            Self::RequestBodyError,
+            Self::ClientGone,
+            Self::ClientGoneBody,
+            Self::UpstreamError,
+            Self::StaleServed,
+        ];
+        let reasons = Reason::ALL.iter().copied().map(Self::Rejected);
+        let mut all = own.into_iter().chain(reasons);
+        all.find(|outcome| outcome.label() == label)
+    }
+
     /// The value of `error.type` in metrics and spans; `None` for a call that went well, or wrong by the caller's doing.
     /// A 4xx is no error of a server, and so are the statuses of gRPC that blame the caller.
     pub fn error_type(

@@ -98,17 +98,42 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     panics::install_hook();
-    Task(launch(in_current_call(async move {
-        Caught {
-            name,
-            future: Some(future),
-        }
-        .await
-        .map_err(|facts| {
+    Task(launch(in_current_call(Seen {
+        caught: Caught::new(name, future),
+    })))
+}
+
+/// Runs what blocks on a thread for such work. Its panic is told as that of [`spawn`]. It cannot be aborted once it runs.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where they are spawned: their death is seen"
+)]
+pub(crate) fn blocking<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Task<T> {
+    panics::install_hook();
+    Task(tokio::task::spawn_blocking(move || {
+        panics::catch("task", false, work).map_err(|facts| {
             died(name, "panicked", Some(&facts));
             TaskEnd::Panicked
         })
-    })))
+    }))
+}
+
+/// As [`spawn`], for a task that belongs to no call.
+pub(crate) fn spawn_apart<F>(name: &'static str, future: F) -> Task<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    panics::install_hook();
+    Task(launch(Seen {
+        caught: Caught::new(name, future),
+    }))
 }
 
 /// Keeps a task running for as long as the process does: whenever the future panics or returns, that is a line
@@ -129,13 +154,7 @@ where
         loop {
             let started = clock::now();
             let ended = match panics::catch("task", false, &mut make) {
-                Ok(future) => {
-                    Caught {
-                        name,
-                        future: Some(future),
-                    }
-                    .await
-                }
+                Ok(future) => Caught::new(name, future).await,
                 Err(facts) => Err(facts),
             };
             match ended {
@@ -264,6 +283,15 @@ pin_project! {
     }
 }
 
+impl<F> Caught<F> {
+    fn new(name: &'static str, future: F) -> Self {
+        Self {
+            name,
+            future: Some(future),
+        }
+    }
+}
+
 impl<F: Future> Future for Caught<F> {
     type Output = Result<F::Output, PanicFacts>;
 
@@ -292,6 +320,29 @@ impl<F: Future> Future for Caught<F> {
     }
 }
 
+pin_project! {
+    /// A future whose panic is told and counted. Written by hand: an `async` block would move the future once more.
+    struct Seen<F> {
+        #[pin]
+        caught: Caught<F>,
+    }
+}
+
+impl<F: Future> Future for Seen<F> {
+    type Output = Result<F::Output, TaskEnd>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let caught = self.project().caught;
+        let name = caught.name;
+        caught.poll(context).map(|ended| {
+            ended.map_err(|facts| {
+                died(name, "panicked", Some(&facts));
+                TaskEnd::Panicked
+            })
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -315,6 +366,11 @@ mod tests {
         assert_eq!(deaths_of("a_panicking_task"), 1);
         assert_eq!(spawn("a_good_task", async { 5 }).await, Ok(5));
         assert_eq!(deaths_of("a_good_task"), 0);
+
+        let end = blocking("a_panicking_thread", || panic!("oh")).await;
+        assert_eq!(end, Err::<(), _>(TaskEnd::Panicked));
+        assert_eq!(deaths_of("a_panicking_thread"), 1);
+        assert_eq!(blocking("a_good_thread", || 5).await, Ok(5));
     }
 
     #[tokio::test]

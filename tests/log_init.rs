@@ -75,6 +75,9 @@ fn the_program_logs_all_it_has_to_say() {
 
     let other = std::thread::spawn(|| tracing::info!("of another thread"));
     other.join().expect("no panic");
+    // Lines of one thread stay in order.
+    log.flush(LONG).expect("written");
+    the_filter_can_be_changed(&log);
     drop(log);
     let text =
         String::from_utf8(memory.0.lock().expect("nothing panics here").clone()).expect("UTF-8");
@@ -115,5 +118,43 @@ fn the_program_logs_all_it_has_to_say() {
             .iter()
             .any(|line| line["event"] == "log_dropped" && line["nested"] == 1)
     );
-    assert_eq!(messages.last(), Some(&"of another thread"));
+    let at = messages
+        .iter()
+        .position(|text| *text == "of another thread");
+    assert_eq!(
+        messages[at.expect("it was said")..],
+        [
+            "of another thread",
+            "of the log crate, now",
+            "said now",
+            "said now",
+            "loud"
+        ]
+    );
+}
+
+/// Each place in the code is asked anew, also one that was asked before.
+fn the_filter_can_be_changed(log: &log::Log) {
+    let both = || {
+        tracing::debug!(target: "noisy", "said now");
+        tracing::info!(target: "quiet", "said now");
+    };
+    both();
+    assert!(log.filter().contains("quiet=off"), "{}", log.filter());
+    let error = log
+        .set_filter(Some("noisy=loud"))
+        .expect_err("no such level");
+    assert_eq!(
+        error.to_string(),
+        "filter cannot be understood: \"noisy=loud\""
+    );
+    both();
+    log.set_filter(Some("warn,noisy=debug,quiet=info"))
+        .expect("it can be understood");
+    ::log::debug!(target: "noisy", "of the log crate, now");
+    both();
+    tracing::info!("not said");
+    log.set_filter(Some("error")).expect("it can be understood");
+    both();
+    tracing::error!("loud");
 }

@@ -7,6 +7,10 @@
 //! cargo run --release -p plimsoll-benches -- http              # real HTTP/1.1 over loopback
 //! cargo run --release -p plimsoll-benches -- limits            # the slowest decisions of rate limits, and Redis: a minute
 //! cargo run --release -p plimsoll-benches -- deadlines         # 100,000 calls that wait; takes 20 s
+//! cargo run --release -p plimsoll-benches -- serve             # our serve loop against axum's and tonic's: two minutes
+//! cargo run --release -p plimsoll-benches -- serve instructions  # the same by callgrind: a minute
+//! cargo run --release -p plimsoll-benches -- serve idle        # what 1,000 connections hold that rest
+//! cargo run --release -p plimsoll-benches -- serve attacks     # a good caller while others attack: a minute
 //! cargo run --release -p plimsoll-benches -- guard             # our layers against ceilings.txt
 //! cargo run --release -p plimsoll-benches -- guard --update    # writes ceilings.txt anew
 //! ```
@@ -55,6 +59,7 @@ mod limits;
 mod metrics;
 mod rate_limit;
 mod request_id;
+mod serving;
 mod stack;
 mod subscribers;
 #[cfg(not(feature = "telemetry"))]
@@ -113,6 +118,10 @@ fn run(arguments: &[String]) -> Result<(), String> {
         ["guard", "--update"] => guard::run(&cases(), true),
         ["http"] => loopback::print(stack::SERVERS),
         ["limits"] => limits::print(),
+        ["serve"] => serving::compare(),
+        ["serve", "instructions"] => serving::instructions(),
+        ["serve", "idle"] => serving::idle(),
+        ["serve", "attacks"] => serving::attacks(),
         ["deadlines"] => deadlines::print(),
         ["scrape"] => telemetry::scrape(),
         ["collector"] => telemetry::collector(60),
@@ -134,6 +143,10 @@ fn run(arguments: &[String]) -> Result<(), String> {
             let port = port.parse().map_err(|error| format!("{port}: {error}"))?;
             limits::replica(port)
         }
+        [serving::SERVER, name] => serving::serve(name),
+        [serving::CLIENT, ref order @ ..] => serving::drive(order),
+        [serving::ATTACKER, name, port] => serving::attack(name, port),
+        [serving::CALLER, port, seconds] => serving::call(port, seconds),
         [SERVER, name] => {
             let server = stack::SERVERS.iter().find(|server| server.name == name);
             let server = server.ok_or_else(|| format!("no server is called {name}"))?;

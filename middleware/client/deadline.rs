@@ -52,20 +52,38 @@ const UNSENT: Metric = Metric::new(
 /// Clones share the count.
 ///
 /// Place it outside of `propagate`, and inside of retries: it is asked once for each attempt.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DeadlineLayer {
     unsent: Arc<AtomicU64>,
+    on: bool,
 }
 
 impl DeadlineLayer {
     /// A layer that has kept nothing back yet.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            unsent: Arc::default(),
+            on: true,
+        }
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
     }
 
     /// How many calls were not sent.
     pub fn unsent(&self) -> u64 {
         self.unsent.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for DeadlineLayer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -112,7 +130,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if Deadline::current().is_none_or(|deadline| !deadline.has_passed()) {
+        if !self.layer.on || Deadline::current().is_none_or(|deadline| !deadline.has_passed()) {
             return SendFuture {
                 inner: Some(self.inner.call(request)),
                 answer: None,

@@ -16,7 +16,7 @@ use super::{
     permit::{Admission, Permit},
     rules::Rules,
     shared::Admitted,
-    state::Ask,
+    state::{Ask, Seat},
     wait::Wait,
 };
 use crate::{
@@ -64,7 +64,7 @@ pin_project! {
 
 impl Future for Waiting {
     /// What was known of the call, when it came, and what becomes of it.
-    type Output = (Visit, Instant, Result<Option<usize>, Reason>);
+    type Output = (Visit, Instant, Result<Seat, Reason>);
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -113,7 +113,7 @@ impl Desk {
             return self.refuse(visit, Reason::Shed, Some(gate));
         }
         match self.shared.enter(visit.now, &visit.ask) {
-            Ok(caller) => Ok(self.admit(visit, caller, visit.now)),
+            Ok(seat) => Ok(self.admit(visit, seat, visit.now)),
             Err(reason) => self.refuse(visit, reason, None),
         }
     }
@@ -130,7 +130,7 @@ impl Desk {
             return self.enter(&visit).map(Entered::Now);
         }
         match Shared::enter_or_wait(&self.shared, visit.now, &visit.ask) {
-            Ok(Admitted::Now(caller)) => Ok(Entered::Now(self.admit(&visit, caller, visit.now))),
+            Ok(Admitted::Now(seat)) => Ok(Entered::Now(self.admit(&visit, seat, visit.now))),
             Ok(Admitted::Later(wait)) => Ok(Entered::Later(Waiting { wait, visit })),
             Err(reason) => self.refuse(&visit, reason, None).map(Entered::Now),
         }
@@ -141,23 +141,23 @@ impl Desk {
         &self,
         visit: &Visit,
         arrived: Instant,
-        verdict: Result<Option<usize>, Reason>,
+        verdict: Result<Seat, Reason>,
         scope: &mut Scope,
     ) -> Result<Admission, Rejection> {
         let now = clock::now();
         let waited = now.saturating_duration_since(arrived);
         scope.update(|frame: &mut Frame| frame.set_queued(self.shared.name, waited));
         match verdict {
-            Ok(caller) => Ok(self.admit(visit, caller, now)),
+            Ok(seat) => Ok(self.admit(visit, seat, now)),
             Err(reason) => Err(self.reject(visit, reason, None, now)),
         }
     }
 
-    fn admit(&self, visit: &Visit, caller: Option<usize>, now: Instant) -> Admission {
+    fn admit(&self, visit: &Visit, seat: Seat, now: Instant) -> Admission {
         let shared = Arc::clone(&self.shared);
         let (protocol, streams) = (visit.protocol, visit.ask.streams);
         // Before anything is told: it comes back, should whoever hears of it panic.
-        let permit = Permit::new(shared, now, caller, protocol, streams);
+        let permit = Permit::new(shared, now, seat, protocol, streams);
         self.shared.tally.admits();
         self.shared.report(false, now);
         Admission::of(permit)
@@ -174,8 +174,8 @@ impl Desk {
             return Err(self.reject(visit, reason, which, visit.now));
         }
         self.shared.tally.would_shed();
-        let caller = self.shared.force(visit.now, &visit.ask);
-        let admission = self.admit(visit, caller, visit.now);
+        let seat = self.shared.force(visit.now, &visit.ask);
+        let admission = self.admit(visit, seat, visit.now);
         self.shared.report(true, visit.now);
         Ok(admission)
     }

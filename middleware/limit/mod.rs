@@ -96,7 +96,8 @@ impl Limit {
         Self::of(name, self.shared.start, self.shared.is_dry())
     }
 
-    /// An adaptive limit stays within these. Default: 1 and 1,000,000. For a fixed one it says nothing.
+    /// An adaptive limit stays within these, calls that hang included. Default: 1 and 1,000,000. For a fixed one it says
+    /// nothing.
     #[must_use]
     pub fn between(self, min: NonZeroUsize, max: NonZeroUsize) -> Self {
         let (min, max) = (as_float(min.get()), as_float(max.get()));

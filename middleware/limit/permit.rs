@@ -3,7 +3,7 @@ use std::{fmt, mem, sync::Arc, time::Instant};
 use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 
-use super::{controller::Sample, shared::Shared, upgrade::StreamPlace};
+use super::{controller::Sample, shared::Shared, state::Seat, upgrade::StreamPlace};
 use crate::{
     clock,
     observe::{End, Observer},
@@ -22,11 +22,6 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Of a call that was not let in.
-    pub(crate) fn none() -> Self {
-        Self::default()
-    }
-
     pub(super) fn of(permit: Permit) -> Self {
         Self {
             permit: Some(permit),
@@ -72,7 +67,7 @@ impl Observer for Admission {
 pub(super) struct Permit {
     shared: Arc<Shared>,
     since: Instant,
-    caller: Option<usize>,
+    seat: Seat,
     protocol: Protocol,
     /// Whether the call is known to be a stream before its head.
     streams: bool,
@@ -103,14 +98,14 @@ impl Permit {
     pub(super) fn new(
         shared: Arc<Shared>,
         since: Instant,
-        caller: Option<usize>,
+        seat: Seat,
         protocol: Protocol,
         streams: bool,
     ) -> Self {
         Self {
             shared,
             since,
-            caller,
+            seat,
             protocol,
             streams,
             place: Place::Limit,
@@ -133,7 +128,7 @@ impl Permit {
         if outcome == Outcome::Ok && (self.streams || upgrades || is_stream(status, headers)) {
             let now = clock::now();
             let sample = self.sample(How::Served, now);
-            let moved = self.shared.become_stream(self.caller, sample, now);
+            let moved = self.shared.become_stream(self.seat, sample, now);
             self.place = if moved {
                 Place::Streams
             } else {
@@ -179,12 +174,11 @@ impl Drop for Permit {
         match mem::replace(&mut self.place, Place::Limit) {
             Place::Limit => {
                 let sample = self.sample(self.how, now);
-                self.shared.give_back(self.caller, sample, now);
+                self.shared.give_back(self.seat, sample, now);
             }
             Place::Misplaced => {
                 let time = now.saturating_duration_since(self.since).as_secs_f64();
-                self.shared
-                    .give_back(self.caller, Sample::Nothing(time), now);
+                self.shared.give_back(self.seat, Sample::Nothing(time), now);
             }
             Place::Streams => self.shared.end_stream(now),
         }

@@ -101,6 +101,13 @@ impl<T> Room<T> {
         }
     }
 
+    /// Other bounds, from now on: one that is not set by hand is found out when the next one comes.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.patience = bounds.wait.unwrap_or(self.patience);
+        self.places = bounds.places.map_or(self.places, |places| places as f64);
+        self.bounds = bounds;
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -114,11 +121,17 @@ impl<T> Room<T> {
         self.waiting as f64 >= self.places.floor()
     }
 
+    /// Whether nobody may wait at all.
+    pub(super) fn is_shut(&self) -> bool {
+        self.bounds.places == Some(0)
+    }
+
     pub(super) fn standing(&self, now: Seconds) -> Standing {
         Standing {
             stands: self.stands,
             since: now - self.since,
             interval: self.interval,
+            is_shut: self.is_shut(),
         }
     }
 

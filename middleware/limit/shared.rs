@@ -8,8 +8,8 @@ use super::{
     bell::Bell,
     controller::Sample,
     outside::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError},
-    queue::PRIORITIES,
-    state::{Ask, Start, State, Turn},
+    queue::{Bounds, PRIORITIES},
+    state::{Ask, Seat, Start, State, Turn},
     tally::Tally,
     wait::{Place, Wait, Waiter},
     window::Seconds,
@@ -51,8 +51,8 @@ pub(super) struct Shared {
 
 /// What becomes of a call.
 pub(super) enum Admitted {
-    /// It is in; its caller's place.
-    Now(Option<usize>),
+    /// It is in.
+    Now(Seat),
     /// It has to wait.
     Later(Wait),
 }
@@ -91,7 +91,7 @@ impl Shared {
 
     /// Lets a call in at once, or not at all.
     #[inline]
-    pub(super) fn enter(&self, now: Instant, ask: &Ask) -> Result<Option<usize>, Reason> {
+    pub(super) fn enter(&self, now: Instant, ask: &Ask) -> Result<Seat, Reason> {
         // Without the lock, as most are refused in an overload; some of each priority are let through to it, so that it
         // knows of them.
         if ask.caller.is_none() && self.is_full() && !self.is_due(ask.priority, now) {
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// Lets a call in whatever the limit says.
-    pub(super) fn force(&self, now: Instant, ask: &Ask) -> Option<usize> {
+    pub(super) fn force(&self, now: Instant, ask: &Ask) -> Seat {
         self.change(now, |state, now| state.force(now, ask))
     }
 
@@ -118,22 +118,22 @@ impl Shared {
     ) -> Result<Admitted, Reason> {
         let entered = this.change(now, |state, now| state.enter_or_wait(now, ask));
         match entered {
-            Ok(caller) => return Ok(Admitted::Now(caller)),
+            Ok(seat) => return Ok(Admitted::Now(seat)),
             Err(Some(reason)) => return Err(reason),
             Err(None) => {}
         }
         // Made outside of the lock.
         let waiter = Arc::<Waiter>::default();
         let who = Arc::clone(&waiter);
-        let (place, waker) = this.change(now, |state, now| {
+        let (number, waker) = this.change(now, |state, now| {
             let joined = state.wait(now, ask, who);
-            (joined.place, joined.out.and_then(settle))
+            (joined.number, joined.out.and_then(settle))
         });
         waker.into_iter().for_each(Waker::wake);
-        let Some((number, caller)) = place else {
+        let Some(number) = number else {
             return Err(Reason::QueueFull);
         };
-        let place = Place::new(Arc::clone(this), waiter, number, now, ask, caller);
+        let place = Place::new(Arc::clone(this), waiter, number, now, ask);
         Ok(Admitted::Later(Wait::new(place)))
     }
 
@@ -142,22 +142,17 @@ impl Shared {
         self.change(now, |state, now| state.leave(now, priority, number))
     }
 
-    pub(super) fn give_back(&self, caller: Option<usize>, sample: Sample, now: Instant) {
-        self.change(now, |state, now| state.end(now, caller, sample));
+    pub(super) fn give_back(&self, seat: Seat, sample: Sample, now: Instant) {
+        self.change(now, |state, now| state.end(now, seat, sample));
     }
 
     /// A permit comes back that nobody used.
-    pub(super) fn give_back_unused(&self, caller: Option<usize>, now: Instant) {
-        self.give_back(caller, Sample::Nothing(0.0), now);
+    pub(super) fn give_back_unused(&self, seat: Seat, now: Instant) {
+        self.give_back(seat, Sample::Nothing(0.0), now);
     }
 
-    pub(super) fn become_stream(
-        &self,
-        caller: Option<usize>,
-        sample: Sample,
-        now: Instant,
-    ) -> bool {
-        self.change(now, |state, now| state.become_stream(now, caller, sample))
+    pub(super) fn become_stream(&self, seat: Seat, sample: Sample, now: Instant) -> bool {
+        self.change(now, |state, now| state.become_stream(now, seat, sample))
     }
 
     pub(super) fn end_stream(&self, now: Instant) {
@@ -168,11 +163,32 @@ impl Shared {
         self.change(clock::now(), |state, now| state.set_limit(now, limit));
     }
 
+    pub(super) fn set_between(&self, min: usize, max: usize) {
+        self.change(clock::now(), |state, now| state.set_between(now, min, max));
+    }
+
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.change(clock::now(), |state, _| state.set_bounds(bounds));
+    }
+
     /// Lets all in from now on, those who wait as well; or ends that.
     pub(super) fn set_dry_run(&self, dry_run: bool) {
         self.dry_run.store(dry_run, Ordering::Relaxed);
         // Whoever has not seen it yet and comes to wait is let in by its turn.
         self.change(clock::now(), |state, _| state.set_open(dry_run));
+    }
+
+    pub(super) fn hold_limit(&self, limit: usize) {
+        self.change(clock::now(), |state, now| state.hold_limit(now, limit));
+    }
+
+    /// False: it was made fixed.
+    pub(super) fn adapt(&self) -> bool {
+        let adapts = self.start.tuning.adapts;
+        if adapts {
+            self.change(clock::now(), |state, now| state.adapt(now));
+        }
+        adapts
     }
 
     /// Until when one who arrived then may wait.

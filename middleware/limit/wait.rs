@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::{
     outside::{Arc, Mutex, MutexGuard, PoisonError, Sleep, sleep_until},
     shared::Shared,
-    state::Ask,
+    state::{Ask, Seat},
     window::Seconds,
 };
 use crate::{clock, context::Priority, rejection::Reason};
@@ -23,24 +23,24 @@ pub(super) struct Waiter(Mutex<Slot>);
 
 #[derive(Debug, Default)]
 struct Slot {
-    verdict: Option<Result<(), Reason>>,
+    verdict: Option<Result<Seat, Reason>>,
     waker: Option<Waker>,
 }
 
 impl Waiter {
     /// Tells the verdict; whom to wake. Only called by who took it out of the room, so that there is one verdict.
-    pub(super) fn settle(&self, verdict: Result<(), Reason>) -> Option<Waker> {
+    pub(super) fn settle(&self, verdict: Result<Seat, Reason>) -> Option<Waker> {
         let mut slot = self.slot();
         slot.verdict = Some(verdict);
         slot.waker.take()
     }
 
-    fn verdict(&self) -> Option<Result<(), Reason>> {
+    fn verdict(&self) -> Option<Result<Seat, Reason>> {
         self.slot().verdict
     }
 
     /// The verdict, or wakes this one when it is there.
-    fn poll(&self, context: &Context<'_>) -> Poll<Result<(), Reason>> {
+    fn poll(&self, context: &Context<'_>) -> Poll<Result<Seat, Reason>> {
         let mut slot = self.slot();
         if let Some(verdict) = slot.verdict {
             return Poll::Ready(verdict);
@@ -68,7 +68,6 @@ pub(super) struct Place {
     arrived: Instant,
     deadline: Option<Seconds>,
     priority: Priority,
-    caller: Option<usize>,
     is_over: bool,
 }
 
@@ -79,7 +78,6 @@ impl Place {
         number: u64,
         arrived: Instant,
         ask: &Ask,
-        caller: Option<usize>,
     ) -> Self {
         Self {
             shared,
@@ -88,7 +86,6 @@ impl Place {
             arrived,
             deadline: ask.deadline,
             priority: ask.priority,
-            caller,
             is_over: false,
         }
     }
@@ -124,14 +121,14 @@ impl Drop for Place {
         let now = clock::now();
         let left = self.shared.leave(self.priority, self.number, now);
         // Somebody took it out before: then the verdict is there, and it may be a permit that nobody takes.
-        if !left && self.waiter.verdict() == Some(Ok(())) {
-            self.shared.give_back_unused(self.caller, now);
+        if !left && let Some(Ok(seat)) = self.waiter.verdict() {
+            self.shared.give_back_unused(seat, now);
         }
     }
 }
 
 pin_project! {
-    /// Waits for the verdict: a permit's caller, or why there is none.
+    /// Waits for the verdict: a seat, or why there is none.
     pub(super) struct Wait {
         place: Place,
         #[pin]
@@ -154,14 +151,14 @@ impl Wait {
 }
 
 impl Future for Wait {
-    type Output = Result<Option<usize>, Reason>;
+    type Output = Result<Seat, Reason>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             if let Poll::Ready(verdict) = this.place.waiter.poll(context) {
                 this.place.is_over = true;
-                return Poll::Ready(verdict.map(|()| this.place.caller));
+                return Poll::Ready(verdict);
             }
             if this.sleep.as_mut().poll(context).is_pending() {
                 return Poll::Pending;

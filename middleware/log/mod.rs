@@ -16,6 +16,7 @@ pub(crate) mod access;
 mod callsite;
 mod drain;
 mod escape;
+mod filter;
 mod form;
 mod gauges;
 mod json;
@@ -32,6 +33,7 @@ mod writer;
 
 use std::time::Duration;
 
+use filter::Filter;
 pub use json::JsonLayer;
 pub use schema::Schema;
 pub use setup::{Setup, SetupError};
@@ -58,6 +60,7 @@ pub fn init() -> Result<Log, SetupError> {
 #[must_use = "the last lines are lost unless this is dropped at the end of `main`"]
 pub struct Log {
     writer: Writer,
+    filter: Filter,
 }
 
 impl Log {
@@ -73,6 +76,22 @@ impl Log {
     /// What became of all lines so far.
     pub fn stats(&self) -> Stats {
         self.writer.stats()
+    }
+
+    /// Changes which events are written while the program runs: as [`Setup::filter`]; `None` is what the environment says.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError::Filter`], and nothing is changed.
+    pub fn set_filter(&self, directives: Option<&str>) -> Result<(), SetupError> {
+        self.filter
+            .set(filter::targets(directives, setup::environment)?);
+        Ok(())
+    }
+
+    /// Which events are written, as it can be [set](Self::set_filter) again.
+    pub fn filter(&self) -> String {
+        self.filter.to_string()
     }
 
     /// The writer behind the log, for whoever reports its numbers.

@@ -6,13 +6,13 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use super::Log;
+use super::filter::{Filter, targets};
 use super::form::Identity;
 use super::json::JsonLayer;
 use super::schema::Schema;
@@ -94,7 +94,8 @@ impl Setup {
         self
     }
 
-    /// Which events are written: a level, and levels for targets, such as `info,hyper=warn`; see [`Targets`]. Default:
+    /// Which events are written: a level, and levels for targets, such as `info,hyper=warn`; see
+    /// [`Targets`](tracing_subscriber::filter::Targets). Default:
     /// the environment's `RUST_LOG`, else `info`.
     pub fn filter(mut self, directives: impl Into<String>) -> Self {
         self.filter = Some(directives.into());
@@ -152,18 +153,14 @@ impl Setup {
     ///
     /// [`SetupError`], which names the setting that is wrong.
     pub fn init(self) -> Result<Log, SetupError> {
-        self.init_with(|name| match env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(bad_variable(name, "it is not UTF-8")),
-        })
+        self.init_with(environment)
     }
 
     fn init_with(
         self,
         variable: impl Fn(&'static str) -> Result<Option<String>, SetupError>,
     ) -> Result<Log, SetupError> {
-        let filter = targets(self.filter, &variable)?;
+        let filter = Filter::new(targets(self.filter.as_deref(), &variable)?);
         let (identity, ignored) = identify(self.identity, &variable)?;
         let pretty = self.pretty_on_terminal && self.sink.is_terminal();
         if self.max_queue_bytes == 0 {
@@ -182,7 +179,7 @@ impl Setup {
         };
         tracing_subscriber::registry()
             .with(layer)
-            .with(filter)
+            .with(filter.clone())
             .try_init()
             .map_err(|source| SetupError::AlreadySet { source })?;
         panics::write_all_panics();
@@ -194,7 +191,7 @@ impl Setup {
                 "the resource attributes of the environment are not used",
             );
         }
-        Ok(Log { writer })
+        Ok(Log { writer, filter })
     }
 }
 
@@ -210,22 +207,12 @@ impl fmt::Debug for Setup {
     }
 }
 
-fn targets(
-    setting: Option<String>,
-    variable: impl Fn(&'static str) -> Result<Option<String>, SetupError>,
-) -> Result<Targets, SetupError> {
-    let (name, directives) = match setting {
-        Some(directives) => ("filter", directives),
-        None => ("RUST_LOG", variable("RUST_LOG")?.unwrap_or_default()),
-    };
-    if name == "RUST_LOG" && directives.trim().is_empty() {
-        return Ok(Targets::new().with_default(LevelFilter::INFO));
+pub(super) fn environment(name: &'static str) -> Result<Option<String>, SetupError> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(bad_variable(name, "it is not UTF-8")),
     }
-    directives.parse().map_err(|source| SetupError::Filter {
-        setting: name,
-        directives,
-        source,
-    })
 }
 
 /// Also what is wrong with the attributes of the environment: all of them are ignored then, and that is said, as
@@ -459,7 +446,7 @@ mod tests {
             "RUST_LOG cannot be understood: \"info,hyper=loud\""
         );
         assert!(error.source().is_some());
-        let error = targets(Some("a=b=c".to_owned()), variable(&[])).expect_err("no such level");
+        let error = targets(Some("a=b=c"), variable(&[])).expect_err("no such level");
         assert!(said(error).starts_with("filter cannot be understood"));
         let error = Setup::new()
             .service("x".repeat(257))
@@ -479,20 +466,5 @@ mod tests {
             said(error),
             "the log file /no/such/folder/log cannot be written"
         );
-    }
-
-    #[test]
-    fn the_filter_is_info_unless_told_otherwise() {
-        let default = targets(None, variable(&[("RUST_LOG", " ")])).expect("valid");
-        assert!(default.would_enable("any", &tracing::Level::INFO));
-        assert!(!default.would_enable("any", &tracing::Level::DEBUG));
-        let set = [("RUST_LOG", "warn,mine=debug")];
-        assert!(
-            targets(None, variable(&set))
-                .expect("valid")
-                .would_enable("mine", &tracing::Level::DEBUG)
-        );
-        let given = targets(Some("error".to_owned()), variable(&set)).expect("valid");
-        assert!(!given.would_enable("mine", &tracing::Level::WARN));
     }
 }

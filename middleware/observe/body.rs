@@ -74,6 +74,8 @@ pub(super) struct Rest {
 enum Status {
     /// There is none to come: HTTP, or a head that bore it.
     Settled,
+    /// Nobody looks for one.
+    Unwatched,
     /// In trailers.
     InTrailers,
     /// In a last frame within the body.
@@ -97,10 +99,35 @@ where
     }
 }
 
+impl<B, O: Observer> ResponseBody<B, O> {
+    /// A body that nobody observes, of which there is nothing to be told at its end.
+    #[inline]
+    pub(super) fn of_nobody(content: Option<Content<B>>) -> Self {
+        Self {
+            inner: content,
+            rest: Rest::unwatched(),
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+        }
+    }
+}
+
 impl Rest {
+    /// Of a body that passes as it is.
+    fn unwatched() -> Self {
+        Self {
+            status: Status::Unwatched,
+            length: None,
+            is_sent: false,
+        }
+    }
+
     /// What is to come after this head.
     #[inline]
     pub(super) fn of<A: Body>(response: &Response<A>, facts: CallFacts) -> Self {
+        if !facts.is_watched {
+            return Self::unwatched();
+        }
         let has_no_body = facts.has_no_body(response.status());
         let protocol = spoken(response, facts.protocol);
         let status = match protocol {
@@ -246,17 +273,7 @@ where
     O: Observer,
 {
     fn default() -> Self {
-        let rest = Rest {
-            status: Status::Settled,
-            length: None,
-            is_sent: false,
-        };
-        Self {
-            inner: None,
-            rest,
-            watch: Watch::of_nobody(),
-            scope: Scope::of_nothing(),
-        }
+        Self::of_nobody(None)
     }
 }
 
@@ -282,7 +299,7 @@ impl Last {
 impl Status {
     fn is_settled(&self) -> bool {
         match self {
-            Self::Settled => true,
+            Self::Settled | Self::Unwatched => true,
             Self::InTrailers => false,
             Self::InBody(scanner) => scanner
                 .trailers()
@@ -293,7 +310,7 @@ impl Status {
     /// The trailers of gRPC-Web that have passed.
     fn in_body(&self) -> Option<&HeaderMap> {
         match self {
-            Self::Settled | Self::InTrailers => None,
+            Self::Settled | Self::Unwatched | Self::InTrailers => None,
             Self::InBody(scanner) => scanner.trailers(),
         }
     }
@@ -302,7 +319,7 @@ impl Status {
     fn broken(&self, trailers: HeaderMap) -> Option<Last> {
         let code = GrpcCode::of(&trailers);
         let frame = match self {
-            Self::Settled => return None,
+            Self::Settled | Self::Unwatched => return None,
             Self::InTrailers => Frame::trailers(trailers),
             Self::InBody(scanner) => Frame::data(scanner.frame_of(&trailers)?),
         };
@@ -332,6 +349,9 @@ impl Rest {
     }
 
     fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
+        if matches!(self.status, Status::Unwatched) {
+            return None;
+        }
         if is_panic(error) {
             // It was noted where it was caught.
             return self

@@ -181,6 +181,8 @@ impl<O: Observer> Drop for Watch<O> {
 pub(crate) struct CallFacts {
     pub(crate) protocol: Protocol,
     head_only: bool,
+    /// Whether anybody wants to know of the end.
+    pub(super) is_watched: bool,
 }
 
 impl CallFacts {
@@ -189,6 +191,16 @@ impl CallFacts {
         Self {
             protocol: scope.protocol(request),
             head_only: *request.method() == Method::HEAD,
+            is_watched: true,
+        }
+    }
+
+    /// Of a call that nobody watches.
+    pub(super) fn of_nothing() -> Self {
+        Self {
+            protocol: Protocol::Http,
+            head_only: false,
+            is_watched: false,
         }
     }
 

@@ -140,6 +140,42 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         future
     }
 
+    /// Calls the service and watches nothing: for a layer that is switched off. What the service answers passes as it
+    /// is, and no call is made known to layers further in.
+    #[inline]
+    pub fn pass<S, B>(service: &mut S, request: Request<B>) -> Self
+    where
+        S: Service<Request<B>, Future = F>,
+    {
+        Self {
+            stage: Stage::Service {
+                future: service.call(request),
+            },
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+            facts: CallFacts::of_nothing(),
+        }
+    }
+
+    /// As [`ResponseFuture::reject_reusing`], for a layer that noted nothing of the call and whose part in it is over:
+    /// the frame is given back at once, and nobody watches the answer.
+    #[inline]
+    pub(crate) fn refuse<B>(rejection: Rejection, request: Request<B>, mut scope: Scope) -> Self {
+        let facts = CallFacts::of(&request, &mut scope);
+        let id = scope.request_id();
+        drop(scope);
+        let (head, body) = request.into_parts();
+        drop(body);
+        let (protocol, id) = (facts.protocol, id.as_ref());
+        let answer = rejection.answer(protocol, id, head.headers, head.extensions);
+        Self {
+            stage: Stage::Plimsoll { answer },
+            watch: Watch::of_nobody(),
+            scope: Scope::of_nothing(),
+            facts,
+        }
+    }
+
     fn unanswered<B>(request: &Request<B>, observer: O, mut scope: Scope) -> Self {
         let facts = CallFacts::of(request, &mut scope);
         Self {
@@ -166,8 +202,13 @@ where
         match this.stage.as_mut().project() {
             StageProjection::Service { .. } => this.poll_service(context),
             StageProjection::Plimsoll { answer } => {
-                let mut answer = mem::take(answer).map(|bytes| Content::Own { bytes });
+                let answer = mem::take(answer).map(|bytes| Content::Own { bytes });
                 this.stage.set(Stage::Ended);
+                if !this.watch.is_on() {
+                    let answer = answer.map(|own| ResponseBody::of_nobody(Some(own)));
+                    return Poll::Ready(Ok(answer));
+                }
+                let mut answer = answer;
                 let entered = this.scope.enter();
                 this.watch.head(&mut answer);
                 drop(entered);

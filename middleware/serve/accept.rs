@@ -4,10 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -21,9 +18,10 @@ use super::{
     Shared,
     counts::{Closed, Ended},
     drain::Phase,
+    handed::{Key, Over},
     reached,
 };
-use crate::{clock, task::spawn};
+use crate::{clock, context::chain, task::spawn_apart};
 
 /// The first wait after an error that is not a connection's; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
@@ -95,7 +93,6 @@ pub(super) async fn accept<L, T>(
     transport: T,
     shared: Arc<Shared>,
     run: Run<T::Stream>,
-    until: Phase,
 ) where
     L: Listener,
     T: Transport<L::Stream>,
@@ -105,7 +102,7 @@ pub(super) async fn accept<L, T>(
         shared.report();
         let accepted = tokio::select! {
             biased;
-            () = reached(shared.phase.subscribe(), until) => return,
+            () = reached(shared.phase.subscribe(), Phase::Draining) => return,
             accepted = async {
                 shared.room().await;
                 listener.accept().await
@@ -115,10 +112,10 @@ pub(super) async fn accept<L, T>(
             Ok(accepted) => accepted,
             Err(error) if is_of_connection(&error) => continue,
             Err(error) => {
-                shared.accept_failed(&error);
+                shared.refused(Closed::Emfile, Some(chain(&error)), None);
                 tokio::select! {
                     biased;
-                    () = reached(shared.phase.subscribe(), until) => return,
+                    () = reached(shared.phase.subscribe(), Phase::Draining) => return,
                     () = sleep(wait) => {}
                 }
                 wait = wait.saturating_mul(2).min(LONGEST_WAIT);
@@ -132,23 +129,21 @@ pub(super) async fn accept<L, T>(
         let open = Arc::new(Open {
             shared: Arc::clone(&shared),
             peer,
+            over: Arc::default(),
             ended: OnceLock::new(),
-            upgraded: AtomicBool::new(false),
+            upgraded: OnceLock::new(),
         });
         let (transport, run) = (transport.clone(), Arc::clone(&run));
         let came = T::IS_IMMEDIATE.then(clock::now);
-        drop(spawn("connection", async move {
+        drop(spawn_apart("connection", async move {
             let limit = open.shared.limits.head;
+            let failed = |error: &(dyn std::error::Error + 'static)| {
+                Ended::unserved(Closed::TlsFailed, Some(chain(error)))
+            };
             let ended = match timeout(limit, transport.establish(stream)).await {
                 Ok(Ok(stream)) => run(stream, Arc::clone(&open), came).await,
-                Ok(Err(error)) => {
-                    open.shared.handshake_failed(&error);
-                    Ended::unserved(Closed::TlsFailed)
-                }
-                Err(late) => {
-                    open.shared.handshake_failed(&late);
-                    Ended::unserved(Closed::TlsFailed)
-                }
+                Ok(Err(error)) => failed(&error),
+                Err(late) => failed(&late),
             };
             open.end(ended);
         }));
@@ -159,8 +154,10 @@ pub(super) async fn accept<L, T>(
 pub(super) struct Open {
     shared: Arc<Shared>,
     pub(super) peer: Option<SocketAddr>,
+    /// Its bytes, should they be handed over to another protocol.
+    pub(super) over: Arc<Over>,
     ended: OnceLock<Ended>,
-    upgraded: AtomicBool,
+    upgraded: OnceLock<Key>,
 }
 
 impl Open {
@@ -168,17 +165,20 @@ impl Open {
     fn end(self: Arc<Self>, ended: Ended) {
         self.ended.get_or_init(|| ended);
         if Arc::strong_count(&self) > 1 {
-            self.upgraded.store(true, Ordering::Relaxed);
-            self.shared.upgraded();
+            self.upgraded
+                .get_or_init(|| self.shared.upgraded(&self.over));
         }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let ended = self.ended.get().copied();
-        let ended = ended.unwrap_or(Ended::unserved(Closed::Reset));
-        let upgraded = self.upgraded.load(Ordering::Relaxed);
+        let ended = self.ended.take();
+        let mut ended = ended.unwrap_or(Ended::unserved(Closed::Reset, None));
+        let upgraded = self.upgraded.take();
+        if upgraded.is_some() && self.over.is_cut() {
+            ended.reason = Closed::Drain;
+        }
         self.shared.closed(ended, self.peer, upgraded);
     }
 }

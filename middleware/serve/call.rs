@@ -9,12 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version, header::UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version, header::UPGRADE};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::conn::{Call, Conn};
+use super::{
+    conn::{Call, Conn},
+    counts::Closed,
+    heads::Framing,
+};
 use crate::{
     clock,
     context::{self, PeerAddr},
@@ -45,13 +49,14 @@ where
     type Future = CallFuture<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let call = self.conn.begin();
+        let is_two = request.version() == Version::HTTP_2;
+        let call = self.conn.begin(framing(request.body()));
         if let Some(peer) = self.peer {
             PeerAddr(peer).put_into(request.extensions_mut());
         }
         let protocol = Protocol::of(request.headers());
-        let is_two = request.version() == Version::HTTP_2;
-        if !is_two && request.headers().contains_key(UPGRADE) {
+        let is_tunnel = !is_two && request.method() == Method::CONNECT;
+        if is_tunnel || (!is_two && request.headers().contains_key(UPGRADE)) {
             request.extensions_mut().insert(self.conn.handover());
         }
         CallFuture {
@@ -59,7 +64,17 @@ where
             call: Some(call),
             protocol,
             is_two,
+            is_tunnel,
         }
+    }
+}
+
+/// What follows a head. Of HTTP/2 nobody asks.
+fn framing(body: &Incoming) -> Framing {
+    match body.size_hint().exact() {
+        Some(0) => Framing::None,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
     }
 }
 
@@ -77,6 +92,7 @@ pin_project! {
         call: Option<Call>,
         protocol: Protocol,
         is_two: bool,
+        is_tunnel: bool,
     }
 
     impl<F> PinnedDrop for CallFuture<F> {
@@ -122,6 +138,9 @@ where
         let response = ready!(inner.poll(context))?;
         this.inner.set(None);
         let (protocol, is_two) = (*this.protocol, *this.is_two);
+        if !is_two && (*this.is_tunnel || response.status() != StatusCode::OK) {
+            note(call, *this.is_tunnel, &response);
+        }
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| CallBody {
             content: Content::Inner { inner },
@@ -130,6 +149,22 @@ where
             protocol,
             is_two,
         })))
+    }
+}
+
+/// What an answer means for its connection of HTTP/1.
+#[cold]
+fn note<B>(call: &Call, is_tunnel: bool, response: &Response<B>) {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => call.hands_over(),
+        status if is_tunnel && status.is_success() => call.hands_over(),
+        StatusCode::REQUEST_TIMEOUT => {
+            let rejection = response.extensions().get::<Rejection>();
+            if rejection.is_some_and(|rejection| rejection.reason() == Reason::Timeout) {
+                call.blame(Closed::BodySlow);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -30,21 +30,21 @@ use tower_service::Service;
 use super::{
     accept::Open,
     call::Calls,
-    conn::{Conn, Due},
+    conn::{Conn, Due, Held},
     counts::Closed,
     drain::Phase,
     io::Io,
 };
-use crate::{clock, context, observe::BoxError, task::spawn};
+use crate::{clock, context, observe::BoxError, task::spawn_apart};
 
-/// Serves one connection until its end, and tells why it ended.
+/// Serves one connection until its end, and tells why it ended, with the error of a fault.
 pub(super) async fn serve<T, S, B>(
     stream: T,
     service: S,
     conn: Arc<Conn>,
     open: Arc<Open>,
     mut phase: watch::Receiver<Phase>,
-) -> Closed
+) -> (Closed, Option<String>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -64,30 +64,47 @@ where
     let mut timer = pin!(sleep_until(clock::now().into()));
     let mut aging = Aging::of(&conn);
     let mut ending: Option<Closed> = None;
+    let mut heard = phase.clone();
     loop {
         let event = {
             let mut changed = pin!(phase.changed());
+            // Whether the phase and the timer wake this task, which is always the same: asking them again costs more
+            // than the look whether they have come.
+            let mut is_set = false;
             poll_fn(|context| {
                 if let Poll::Ready(ended) = http.as_mut().poll(context) {
                     return Poll::Ready(Event::Ended(ended));
                 }
+                if is_set
+                    && !timer.is_elapsed()
+                    && heard.has_changed().is_ok_and(|changed| !changed)
+                    && conn.is_calm()
+                {
+                    return Poll::Pending;
+                }
                 if changed.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Event::Phase);
                 }
+                is_set = true;
                 poll_due(&conn, &aging, &mut timer, context).map(Event::Due)
             })
             .await
         };
         match event {
-            Event::Ended(Ok(())) => return ending.unwrap_or(Closed::Eof),
-            Event::Ended(Err(error)) => {
-                return ending.unwrap_or_else(|| cause(&*error, &conn));
+            Event::Ended(Ok(())) => {
+                let reason = ending.or_else(|| conn.fault());
+                return (reason.unwrap_or(Closed::Eof), None);
             }
-            Event::Due(Due::Close(reason)) => return reason,
+            Event::Ended(Err(error)) => {
+                let reason = ending.unwrap_or_else(|| cause(&*error, &conn));
+                let why = reason.is_fault().then(|| context::chain(&*error));
+                return (reason, why);
+            }
+            Event::Due(Due::Close(reason)) => return (reason, None),
             Event::Due(Due::Retire(reason)) => {
                 if reason == Closed::Idle {
                     // Nothing runs and nothing comes: whoever does not answer is not waited for.
-                    return ending.unwrap_or(reason);
+                    return (ending.unwrap_or(reason), None);
                 }
                 ending.get_or_insert(reason);
                 aging.retire();
@@ -95,21 +112,24 @@ where
                 http.as_mut().graceful_shutdown();
             }
             Event::Due(Due::At(_)) => {}
-            Event::Phase => match *phase.borrow_and_update() {
-                Phase::Serving => {}
-                Phase::Draining => {
-                    ending = Some(Closed::Drain);
-                    aging.retire();
-                    conn.retire();
-                    http.as_mut().graceful_shutdown();
+            Event::Phase => {
+                heard.mark_unchanged();
+                match *phase.borrow_and_update() {
+                    Phase::Serving => {}
+                    Phase::Draining => {
+                        ending = Some(Closed::Drain);
+                        aging.retire();
+                        conn.retire();
+                        http.as_mut().graceful_shutdown();
+                    }
+                    Phase::Cutting => {
+                        ending = Some(Closed::Drain);
+                        conn.cut();
+                        http.as_mut().graceful_shutdown();
+                    }
+                    Phase::Ended => return (Closed::Drain, None),
                 }
-                Phase::Cutting => {
-                    ending = Some(Closed::Drain);
-                    conn.cut();
-                    http.as_mut().graceful_shutdown();
-                }
-                Phase::Ended => return Closed::Drain,
-            },
+            }
         }
     }
 }
@@ -187,6 +207,8 @@ fn builder(conn: &Arc<Conn>) -> Builder<Streams> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(limits.max_head_bytes)
+        // WebSocket over HTTP/2 (RFC 8441).
+        .enable_connect_protocol()
         .keep_alive_interval(limits.ping);
     builder
 }
@@ -203,12 +225,15 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
+        let call = self.0.take_newest();
         let stream = Stream {
             inner: Some(stream),
-            call: self.0.take_newest(),
+            call,
             conn: Arc::clone(&self.0),
+            // A task of no call sends what was handed over to another protocol.
+            _held: call.is_none().then(|| self.0.hold()),
         };
-        drop(spawn("http2_stream", stream));
+        drop(spawn_apart("http2_stream", stream));
     }
 }
 
@@ -219,6 +244,7 @@ pin_project! {
         inner: Option<F>,
         call: Option<usize>,
         conn: Arc<Conn>,
+        _held: Option<Held>,
     }
 }
 
@@ -261,10 +287,10 @@ fn cause(error: &(dyn std::error::Error + 'static), conn: &Conn) -> Closed {
         }
         source = error.source();
     }
-    let calm = conn.is_two() && context::chain(error).contains("excessive load");
-    match conn.flood() {
+    let flood = conn.is_two() && context::chain(error).contains("excessive load");
+    match conn.fault() {
         Some(reason) => reason,
-        None if calm => Closed::Flood,
+        None if flood => Closed::Flood,
         None => Closed::ProtocolError,
     }
 }

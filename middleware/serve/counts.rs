@@ -2,11 +2,14 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+use tokio::sync::Notify;
 
 use crate::gauge::{Gauges, Kind, Metric, Reading};
 
@@ -55,7 +58,7 @@ reasons! {
     HeadTimeout => "head_timeout",
     /// The handshake of TLS failed or took too long.
     TlsFailed => "tls_failed",
-    /// A request's body came too slowly.
+    /// HTTP/1: a request's body came too slowly, and `timeout` ended the call; over HTTP/2 the stream ends alone.
     BodySlow => "body_slow",
     /// The peer took nothing of what was to be sent.
     WriteStalled => "write_stalled",
@@ -95,16 +98,22 @@ impl Closed {
 }
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ended {
     pub(super) reason: Closed,
     /// Calls that it had served.
     pub(super) served: u64,
+    /// The error and all its causes, where a fault has one.
+    pub(super) why: Option<String>,
 }
 
 impl Ended {
-    pub(super) fn unserved(reason: Closed) -> Self {
-        Self { reason, served: 0 }
+    pub(super) fn unserved(reason: Closed, why: Option<String>) -> Self {
+        Self {
+            reason,
+            served: 0,
+            why,
+        }
     }
 }
 
@@ -118,11 +127,18 @@ pub(super) struct Counts {
     calls: AtomicUsize,
     served: AtomicU64,
     cut: AtomicU64,
+    /// Told whenever a call was cut off.
+    call_cut: Notify,
 }
 
 impl Counts {
-    pub(super) fn opened(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+    /// One more is open, unless that is more than there may be.
+    pub(super) fn open_within(&self, most: usize) -> bool {
+        let one_more = |open: usize| open.checked_add(1).filter(|open| *open <= most);
+        let opened = self
+            .open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        opened.is_ok()
     }
 
     /// A connection that was open is not any more.
@@ -155,6 +171,22 @@ impl Counts {
         self.calls.fetch_sub(1, Ordering::Relaxed);
         let count = if cut { &self.cut } else { &self.served };
         count.fetch_add(1, Ordering::Relaxed);
+        if cut {
+            self.call_cut.notify_waiters();
+        }
+    }
+
+    /// Waits until no call runs, when those that do are cut off: a stream of HTTP/2 has a task of its own, and may end
+    /// after its connection.
+    pub(super) async fn no_calls(&self) {
+        loop {
+            let mut cut = pin!(self.call_cut.notified());
+            cut.as_mut().enable();
+            if self.calls() == 0 {
+                return;
+            }
+            cut.await;
+        }
     }
 
     pub(super) fn cut(&self) -> u64 {
@@ -174,10 +206,10 @@ impl Counts {
     }
 }
 
-/// Tells how many connections are open and why others were closed. Clones tell the same.
+/// Tells how many connections are open and why others were closed, of one server or of several. Clones tell the same.
 #[derive(Clone, Default)]
 pub struct Connections {
-    pub(super) counts: Arc<Counts>,
+    servers: Arc<Mutex<Vec<Arc<Counts>>>>,
 }
 
 impl Connections {
@@ -186,20 +218,35 @@ impl Connections {
         Self::default()
     }
 
+    /// Tells of this server too.
+    pub(super) fn watch(&self, counts: &Arc<Counts>) {
+        let mut servers = self.servers();
+        if !servers.iter().any(|known| Arc::ptr_eq(known, counts)) {
+            servers.push(Arc::clone(counts));
+        }
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Arc<Counts>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Connections that are open.
     pub fn open(&self) -> usize {
-        self.counts.open()
+        self.servers().iter().map(|counts| counts.open()).sum()
     }
 
     /// Connections that were closed for this reason, since the server was made.
     pub fn closed(&self, reason: Closed) -> u64 {
-        let count = self.counts.closed.get(reason.index());
-        count.map_or(0, |count| count.load(Ordering::Relaxed))
+        let servers = self.servers();
+        let counts = servers
+            .iter()
+            .filter_map(|counts| counts.closed.get(reason.index()));
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Calls that run, from their head to the last byte of their response.
     pub fn calls(&self) -> usize {
-        self.counts.calls()
+        self.servers().iter().map(|counts| counts.calls()).sum()
     }
 }
 

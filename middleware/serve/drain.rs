@@ -72,6 +72,9 @@ pub struct Report {
     pub cut: u64,
     /// Connections that were open at the end of the deadline.
     pub connections_cut: u64,
+    /// Connections that had been handed over to another protocol, such as WebSocket, and were cut off: nobody waits for
+    /// these, since they end when they like.
+    pub upgraded_cut: u64,
 }
 
 impl Report {

@@ -13,12 +13,43 @@ const END_HEADERS: u8 = 0x4;
 pub(super) enum Heads {
     /// Not yet decided: so many bytes of the preface have come.
     Unknown(usize),
-    /// HTTP/1: a head begins with any byte that comes while no call runs. That a head is complete is told by its call.
-    One {
-        owes: bool,
-    },
+    One(Messages),
     Two(Frames),
 }
+
+/// HTTP/1: a head begins with any byte that comes while no call runs, or behind what a running call takes. That a head is
+/// complete is told by its call.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    owes: bool,
+    /// The last four bytes.
+    tail: [u8; 4],
+    /// How many bytes came behind a head along with its end, if that is known.
+    behind: Option<u64>,
+    body: Left,
+    /// Whether something came behind what the running call takes.
+    is_ahead: bool,
+}
+
+/// The body of a request of HTTP/1, as its head tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// What is to come of a body.
+#[derive(Clone, Copy, Debug, Default)]
+enum Left {
+    Bytes(u64),
+    /// Nobody looks: what comes meanwhile is taken for the body.
+    #[default]
+    Unknown,
+}
+
+/// How a head ends.
+const BLANK: &[u8] = b"\r\n\r\n";
 
 /// HTTP/2 by its frames.
 #[derive(Debug, Default)]
@@ -46,7 +77,9 @@ impl Heads {
             let common = bytes.len().min(expected.len());
             let (now, rest) = bytes.split_at(common);
             if !expected.starts_with(now) {
-                *self = Self::One { owes: true };
+                let mut messages = Messages::default();
+                messages.take(bytes, calls);
+                *self = Self::One(messages);
                 return;
             }
             *seen = seen.saturating_add(common);
@@ -58,15 +91,22 @@ impl Heads {
         }
         match self {
             Self::Unknown(_) => {}
-            Self::One { owes } => *owes |= calls == 0 && !bytes.is_empty(),
+            Self::One(messages) => messages.take(bytes, calls),
             Self::Two(frames) => frames.take(bytes),
         }
     }
 
-    /// A call has begun: its head is complete.
-    pub(super) fn called(&mut self) {
-        if let Self::One { owes } = self {
-            *owes = false;
+    /// A call has begun: its head is complete, and this body follows.
+    pub(super) fn called(&mut self, body: Framing) {
+        if let Self::One(messages) = self {
+            messages.called(body);
+        }
+    }
+
+    /// The last call that ran has ended.
+    pub(super) fn ended(&mut self) {
+        if let Self::One(messages) = self {
+            messages.owes |= std::mem::take(&mut messages.is_ahead) && messages.tail != *BLANK;
         }
     }
 
@@ -74,7 +114,7 @@ impl Heads {
     pub(super) fn owes(&self) -> bool {
         match self {
             Self::Unknown(_) => true,
-            Self::One { owes } => *owes,
+            Self::One(messages) => messages.owes,
             Self::Two(frames) => frames.owes(),
         }
     }
@@ -82,6 +122,61 @@ impl Heads {
     pub(super) fn is_two(&self) -> bool {
         matches!(self, Self::Two(_))
     }
+}
+
+impl Messages {
+    fn take(&mut self, bytes: &[u8], calls: usize) {
+        match bytes.last_chunk() {
+            Some(last) => self.tail = *last,
+            None => {
+                for byte in bytes {
+                    let [_, second, third, fourth] = self.tail;
+                    self.tail = [second, third, fourth, *byte];
+                }
+            }
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        if calls == 0 {
+            self.owes = true;
+            // Most often nothing follows a head, and that is seen without a search.
+            self.behind = if self.tail == *BLANK {
+                Some(0)
+            } else {
+                behind(bytes)
+            };
+            return;
+        }
+        if let Left::Bytes(left) = &mut self.body {
+            let came = length(bytes);
+            self.is_ahead |= came > *left;
+            *left = left.saturating_sub(came);
+        }
+    }
+
+    fn called(&mut self, body: Framing) {
+        self.owes = false;
+        let behind = self.behind.take();
+        (self.body, self.is_ahead) = match (body, behind) {
+            (Framing::None, _) => (Left::Bytes(0), self.tail != *BLANK),
+            (Framing::Length(all), Some(came)) => {
+                (Left::Bytes(all.saturating_sub(came)), came > all)
+            }
+            (Framing::Length(_), None) | (Framing::Chunked, _) => (Left::Unknown, false),
+        };
+    }
+}
+
+/// How many bytes stand behind the first head's end.
+fn behind(bytes: &[u8]) -> Option<u64> {
+    let end = bytes.windows(BLANK.len()).position(|part| part == BLANK)?;
+    let (_, behind) = bytes.split_at_checked(end.saturating_add(BLANK.len()))?;
+    Some(length(behind))
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Frames {
@@ -151,12 +246,78 @@ mod tests {
         heads.take(b"GET / HTT", 0);
         assert!(heads.owes() && !heads.is_two());
         heads.take(b"P/1.1\r\n\r\n", 0);
-        heads.called();
+        heads.called(Framing::Length(18));
         assert!(!heads.owes());
         heads.take(b"the rest of a body", 1);
+        heads.ended();
         assert!(!heads.owes());
         heads.take(b"P", 0);
         assert!(heads.owes());
+    }
+
+    #[test]
+    fn half_a_head_behind_a_call_is_owed_once_that_has_ended() {
+        const GET: &str = "GET / HTTP/1.1\r\n\r\n";
+        const POST: &str = "POST / HTTP/1.1\r\n\r\n";
+        let cases = [
+            (GET.to_owned(), "", Framing::None, false),
+            (GET.to_owned(), "GET / HT", Framing::None, true),
+            (GET.to_owned() + "GET / HT", "", Framing::None, true),
+            (
+                GET.to_owned() + "GET / HT",
+                "TP/1.1\r\n\r\n",
+                Framing::None,
+                false,
+            ),
+            (POST.to_owned() + "body", "", Framing::Length(4), false),
+            (POST.to_owned() + "bo", "dy", Framing::Length(4), false),
+            (POST.to_owned(), "body", Framing::Length(4), false),
+            (
+                POST.to_owned() + "bodyGET / HT",
+                "",
+                Framing::Length(4),
+                true,
+            ),
+            (
+                POST.to_owned() + "bo",
+                "dyGET / HT",
+                Framing::Length(4),
+                true,
+            ),
+            (POST.to_owned(), "bodyGET / HT", Framing::Length(4), true),
+            // Where a body ends cannot be told then: nobody is accused.
+            (POST.to_owned() + "\r\n\r\n", "", Framing::Length(4), false),
+            (
+                POST.to_owned() + "4\r\nbody\r\n0\r\n\r\n",
+                "",
+                Framing::Chunked,
+                false,
+            ),
+            (POST.to_owned(), "4\r\nbo", Framing::Chunked, false),
+        ];
+        for (first, then, body, owes) in cases {
+            let mut heads = Heads::new();
+            heads.take(first.as_bytes(), 0);
+            heads.called(body);
+            heads.take(then.as_bytes(), 1);
+            assert!(!heads.owes(), "{first}{then}: a call runs");
+            heads.ended();
+            assert_eq!(heads.owes(), owes, "{first}{then}");
+            // The next call ends it all.
+            heads.called(Framing::None);
+            assert!(!heads.owes());
+        }
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_followed() {
+        let mut heads = Heads::new();
+        for byte in b"GET / HTTP/1.1\r\n\r\n" {
+            heads.take(&[*byte], 0);
+        }
+        heads.called(Framing::None);
+        heads.ended();
+        assert!(!heads.owes(), "it ended with a blank line");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{accept::Open, conn::Conn, counts::Closed};
+use super::{accept::Open, conn::Conn, counts::Closed, handed::Side};
 use crate::clock;
 
 pin_project! {
@@ -24,6 +24,29 @@ pin_project! {
         _open: Arc<Open>,
         blocked: bool,
         is_two: bool,
+        // Bytes since others had their turn.
+        written: usize,
+    }
+}
+
+/// So much is written at once. A peer whose buffers have room for megabytes would keep the worker for milliseconds, and a
+/// hundred of them for the time that others' calls take.
+const TURN: usize = 256 * 1024;
+
+/// Whether others are to be served first. The task comes back at once.
+fn is_others_turn(written: &mut usize, context: &Context<'_>) -> bool {
+    let is_over = *written >= TURN;
+    if is_over {
+        *written = 0;
+        context.waker().wake_by_ref();
+    }
+    is_over
+}
+
+/// Counts what was written.
+fn count(written: &mut usize, polled: &Poll<io::Result<usize>>) {
+    if let Poll::Ready(Ok(bytes)) = polled {
+        *written = written.saturating_add(*bytes);
     }
 }
 
@@ -35,6 +58,7 @@ impl<T> Io<T> {
             _open: open,
             blocked: false,
             is_two: false,
+            written: 0,
         }
     }
 }
@@ -49,12 +73,18 @@ fn note<R>(conn: &Conn, blocked: &mut bool, polled: Poll<R>) -> Poll<R> {
 }
 
 /// The library tells the peer why it ends a connection of HTTP/2, in its GOAWAY, and nobody else.
+#[inline]
 fn note_flood(conn: &Conn, written: &[u8]) {
+    // As all of the reasons end.
+    if written.last() == Some(&b's') {
+        find_flood(conn, written);
+    }
+}
+
+#[cold]
+fn find_flood(conn: &Conn, written: &[u8]) {
     let tail = written.len().saturating_sub(LONGEST);
     let tail = written.get(tail..).unwrap_or_default();
-    if !tail.windows(BEGIN.len()).any(|part| part == BEGIN) {
-        return;
-    }
     for reason in [
         Closed::TooManyResets,
         Closed::TooManyInternalResets,
@@ -62,13 +92,12 @@ fn note_flood(conn: &Conn, written: &[u8]) {
         Closed::TooManyContinuations,
     ] {
         if tail.ends_with(reason.label().as_bytes()) {
-            conn.floods(reason);
+            conn.blame(reason);
         }
     }
 }
 
-/// How all of these begin, and how long the longest is.
-const BEGIN: &[u8] = b"too_many_";
+/// How long the longest of these is.
 const LONGEST: usize = 32;
 
 impl<T: AsyncRead> AsyncRead for Io<T> {
@@ -82,9 +111,9 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         let polled = this.inner.poll_read(context, buffer);
         let read = buffer.filled().get(before..).unwrap_or_default();
         if !read.is_empty() {
-            *this.is_two = this.conn.read(read, clock::now());
+            *this.is_two = this.conn.read(read);
         }
-        polled
+        this.conn.over.watch(Side::Read, polled, context)
     }
 }
 
@@ -95,11 +124,16 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
+        if is_others_turn(this.written, context) {
+            return Poll::Pending;
+        }
         if *this.is_two {
             note_flood(this.conn, bytes);
         }
         let polled = this.inner.poll_write(context, bytes);
-        note(this.conn, this.blocked, polled)
+        count(this.written, &polled);
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn poll_write_vectored(
@@ -108,11 +142,16 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
+        if is_others_turn(this.written, context) {
+            return Poll::Pending;
+        }
         if let (true, Some(last)) = (*this.is_two, bytes.last()) {
             note_flood(this.conn, last);
         }
         let polled = this.inner.poll_write_vectored(context, bytes);
-        note(this.conn, this.blocked, polled)
+        count(this.written, &polled);
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,12 +161,14 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let polled = this.inner.poll_flush(context);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let polled = this.inner.poll_shutdown(context);
-        note(this.conn, this.blocked, polled)
+        let polled = note(this.conn, this.blocked, polled);
+        this.conn.over.watch(Side::Write, polled, context)
     }
 }

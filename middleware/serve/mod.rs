@@ -32,9 +32,11 @@ mod conn;
 mod connection;
 mod counts;
 mod drain;
+mod handed;
 mod heads;
 mod io;
 mod limits;
+mod listen;
 mod shared;
 #[cfg(not(unix))]
 #[path = "not_unix.rs"]
@@ -60,15 +62,14 @@ pub use self::{
     drain::{Drain, Report},
 };
 use self::{
-    accept::{Plain, Run, accept},
-    conn::Conn,
-    counts::Ended,
+    accept::Plain,
     drain::{LAST_WORDS, Phase},
     limits::Limits,
+    listen::{EndOnDrop, on, vital},
     shared::{Room, Shared},
     signals::Signals,
 };
-use crate::{clock, limit::ReadDelay, observe::BoxError, task::spawn};
+use crate::{limit::ReadDelay, observe::BoxError, task::spawn};
 
 type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Accept<S> = Box<dyn FnOnce(S, Arc<Shared>) -> Loop + Send>;
@@ -157,8 +158,7 @@ where
     #[must_use]
     pub fn listen<L: Listener>(mut self, listener: L) -> Self {
         self.listeners.push(Box::new(|service, shared| {
-            let run = run_with(service, &shared);
-            Box::pin(accept(listener, Plain, shared, run, Phase::Draining))
+            on(listener, Plain, service, shared)
         }));
         self
     }
@@ -174,10 +174,8 @@ where
         C: Body<Data = Bytes> + Send + 'static,
         C::Error: Into<BoxError>,
     {
-        self.listeners.push(Box::new(|_, shared| {
-            let run = run_with(service, &shared);
-            Box::pin(accept(listener, Plain, shared, run, Phase::Draining))
-        }));
+        self.listeners
+            .push(Box::new(|_, shared| on(listener, Plain, service, shared)));
         self
     }
 
@@ -193,10 +191,8 @@ where
         C: Body<Data = Bytes> + Send + 'static,
         C::Error: Into<BoxError>,
     {
-        self.admin.push(Box::new(|shared| {
-            let run = run_with(service, &shared);
-            Box::pin(accept(listener, Plain, shared, run, Phase::Draining))
-        }));
+        self.admin
+            .push(Box::new(|shared| on(listener, Plain, service, shared)));
         self
     }
 
@@ -301,21 +297,24 @@ where
         self.control.clone()
     }
 
-    /// Counts its connections here: for layers of its service that are to tell of them, as `MetricsLayer::watch` does.
+    /// Counts its connections here too: for layers of its service that are to tell of them, as `MetricsLayer::watch` does.
+    /// Several servers may count in one place; each has its own limits and waits for its own calls.
     #[must_use]
-    pub fn count_in(mut self, connections: &Connections) -> Self {
-        self.counts = Arc::clone(&connections.counts);
+    pub fn count_in(self, connections: &Connections) -> Self {
+        connections.watch(&self.counts);
         self
     }
 
     /// Its connections.
     pub fn connections(&self) -> Connections {
-        Connections {
-            counts: Arc::clone(&self.counts),
-        }
+        let connections = Connections::new();
+        connections.watch(&self.counts);
+        connections
     }
 
     /// Serves until it is signalled: SIGTERM or Ctrl-C drains, a second one cuts off.
+    ///
+    /// Cancel: as [`run`](Self::run).
     ///
     /// # Errors
     ///
@@ -388,17 +387,24 @@ where
             _over = timeout(drain.deadline, cut()) => {}
         }
         let drained = shared.counts.served().saturating_sub(before);
-        let connections_cut = u64::try_from(shared.open()).unwrap_or(u64::MAX);
+        let [connections_cut, upgraded_cut] = [shared.open(), shared.open_upgraded()]
+            .map(|open| u64::try_from(open).unwrap_or(u64::MAX));
         shared.enter(Phase::Cutting);
         // swallow: none, what does not end now is dropped next
-        let _told = timeout(LAST_WORDS, shared.all_closed()).await;
+        let _told = timeout(LAST_WORDS, shared.all_gone()).await;
         shared.enter(Phase::Ended);
+        let all_ended = async {
+            shared.all_closed().await;
+            shared.counts.no_calls().await;
+        };
         // swallow: none, as above
-        let _dropped = timeout(LAST_WORDS, shared.all_closed()).await;
+        let _dropped = timeout(LAST_WORDS, all_ended).await;
+        shared.tell_faults();
         let report = Report {
             drained,
             cut: shared.counts.cut(),
             connections_cut,
+            upgraded_cut,
         };
         tracing::info!(
             target: "plimsoll::serve",
@@ -406,6 +412,7 @@ where
             drained = report.drained,
             cut = report.cut,
             connections_cut,
+            upgraded_cut,
             "the server has ended"
         );
         report
@@ -418,62 +425,6 @@ async fn reached<T: PartialOrd>(mut now: watch::Receiver<T>, so_far: T) {
         // Whoever could say so is gone.
         std::future::pending::<()>().await;
     }
-}
-
-/// Accepts. Should that panic, the server ends in order: one that accepts nothing any more must not look as if it did.
-async fn vital(accepting: Loop, control: Control) {
-    let guard = DrainOnDrop(control);
-    accepting.await;
-    // Only a server that ends already comes here.
-    drop(guard);
-}
-
-struct DrainOnDrop(Control);
-
-impl Drop for DrainOnDrop {
-    fn drop(&mut self) {
-        self.0.drain();
-    }
-}
-
-/// Ends all connections when the server is dropped.
-struct EndOnDrop(Arc<Shared>);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.enter(Phase::Ended);
-    }
-}
-
-fn run_with<T, S, B>(service: S, shared: &Arc<Shared>) -> Run<T>
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let shared = Arc::clone(shared);
-    Arc::new(move |stream, open, came| {
-        let limits = Arc::clone(&shared.limits);
-        let conn = Conn::new(limits, Arc::clone(&shared.counts), clock::now());
-        let conn = Arc::new(conn);
-        let (service, phase) = (service.clone(), shared.phase.subscribe());
-        let delay = shared.delay.clone();
-        Box::pin(async move {
-            let one = Arc::clone(&conn);
-            let reason = match delay {
-                Some(delay) => {
-                    connection::serve(delay.watch_since(stream, came), service, one, open, phase)
-                        .await
-                }
-                None => connection::serve(stream, service, one, open, phase).await,
-            };
-            let served = conn.served();
-            Ended { reason, served }
-        })
-    })
 }
 
 impl<S> fmt::Debug for Server<S> {

@@ -1,13 +1,9 @@
 //! What the listeners and connections of one server share.
 
 use std::{
-    io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -17,6 +13,7 @@ use tracing::field;
 use super::{
     counts::{Closed, Counts, Ended},
     drain::Phase,
+    handed::{HandedOver, Key},
     limits::Limits,
 };
 use crate::{clock, limit::ReadDelay, report::Report};
@@ -29,12 +26,21 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     /// Told whenever a connection was closed.
     changed: watch::Sender<()>,
-    /// Connections that speak another protocol by now, and are nobody's here.
-    upgraded: AtomicUsize,
+    /// Connections that speak another protocol by now, and are not waited for.
+    upgraded: HandedOver,
     began: Instant,
     faults: Report,
+    /// The first fault that no line told of.
+    example: Mutex<Option<Fault>>,
     pub(super) delay: Option<ReadDelay>,
     room: Option<Room>,
+}
+
+/// What went wrong with one connection, and whose it was.
+#[derive(Debug)]
+struct Fault {
+    ended: Ended,
+    peer: Option<SocketAddr>,
 }
 
 /// Says when one more connection may be accepted.
@@ -47,9 +53,10 @@ impl Shared {
             counts,
             phase: watch::Sender::new(Phase::Serving),
             changed: watch::Sender::new(()),
-            upgraded: AtomicUsize::new(0),
+            upgraded: HandedOver::default(),
             began: clock::now(),
             faults: Report::default(),
+            example: Mutex::default(),
             delay: None,
             room: None,
         }
@@ -72,56 +79,73 @@ impl Shared {
 
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.send_replace(phase);
+        if phase >= Phase::Cutting {
+            self.upgraded.cut();
+        }
     }
 
     /// Whether one more connection may be open. From now on it is, or it was refused.
     pub(super) fn admit(&self, peer: Option<SocketAddr>) -> bool {
-        if self.counts.open() >= self.limits.connections {
-            self.counts.refused(Closed::ConnCap);
-            self.tell(Some((Ended::unserved(Closed::ConnCap), peer)));
-            return false;
+        if self.counts.open_within(self.limits.connections) {
+            return true;
         }
-        self.counts.opened();
-        true
+        self.refused(Closed::ConnCap, None, peer);
+        false
     }
 
-    pub(super) fn accept_failed(&self, error: &io::Error) {
-        self.counts.refused(Closed::Emfile);
-        tracing::debug!(target: TARGET, %error, "no connection could be accepted");
-        self.tell(Some((Ended::unserved(Closed::Emfile), None)));
-    }
-
-    /// Why; that it did is told with the connection's end.
-    pub(super) fn handshake_failed(&self, error: &(dyn std::error::Error + 'static)) {
-        tracing::debug!(target: TARGET, error, "a handshake failed");
+    /// No connection came of it, for this reason.
+    pub(super) fn refused(&self, reason: Closed, why: Option<String>, peer: Option<SocketAddr>) {
+        self.counts.refused(reason);
+        let ended = Ended::unserved(reason, why);
+        self.tell(Some(Fault { ended, peer }));
     }
 
     /// A connection was handed over to another protocol. It is open, and nobody waits for its end.
-    pub(super) fn upgraded(&self) {
-        self.upgraded.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn upgraded(&self, over: &Arc<super::handed::Over>) -> Key {
+        let key = self.upgraded.insert(over);
         self.changed.send_replace(());
+        // It came too late to be cut off with the others.
+        if *self.phase.borrow() >= Phase::Cutting {
+            over.cut();
+        }
+        key
+    }
+
+    /// How many connections speak another protocol.
+    pub(super) fn open_upgraded(&self) -> usize {
+        self.upgraded.len()
     }
 
     /// How many connections are open that are to end.
     pub(super) fn open(&self) -> usize {
-        let upgraded = self.upgraded.load(Ordering::Relaxed);
-        self.counts.open().saturating_sub(upgraded)
+        self.counts.open().saturating_sub(self.upgraded.len())
     }
 
     /// A connection is closed.
-    pub(super) fn closed(&self, ended: Ended, peer: Option<SocketAddr>, upgraded: bool) {
-        if upgraded {
-            self.upgraded.fetch_sub(1, Ordering::Relaxed);
-        }
+    pub(super) fn closed(&self, ended: Ended, peer: Option<SocketAddr>, upgraded: Option<Key>) {
+        // It stays among those that are not waited for until it is not open any more.
         self.counts.closed(ended.reason);
-        self.tell(ended.reason.is_fault().then_some((ended, peer)));
+        if let Some(key) = upgraded {
+            self.upgraded.remove(key);
+        }
+        let is_fault = ended.reason.is_fault();
+        self.tell(is_fault.then_some(Fault { ended, peer }));
         self.changed.send_replace(());
     }
 
-    /// Waits until no connection is open.
+    /// Waits until no connection is open that is to end.
     pub(super) async fn all_closed(&self) {
+        self.closed_to(Self::open).await;
+    }
+
+    /// Waits until no connection is open at all.
+    pub(super) async fn all_gone(&self) {
+        self.closed_to(|shared| shared.counts.open()).await;
+    }
+
+    async fn closed_to(&self, open: impl Fn(&Self) -> usize) {
         let mut changed = self.changed.subscribe();
-        while self.open() > 0 {
+        while open(self) > 0 {
             // swallow: none, the sender is here
             let _changed = changed.changed().await;
         }
@@ -132,26 +156,32 @@ impl Shared {
         self.tell(None);
     }
 
-    fn tell(&self, fault: Option<(Ended, Option<SocketAddr>)>) {
+    fn tell(&self, fault: Option<Fault>) {
         let since = clock::now().saturating_duration_since(self.began);
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        if self
-            .faults
-            .is_due(fault.is_some(), millis.saturating_add(1))
-        {
-            self.tell_faults(fault);
+        let happened = fault.is_some();
+        if let Some(fault) = fault {
+            self.example().get_or_insert(fault);
+        }
+        if self.faults.is_due(happened, millis.saturating_add(1)) {
+            self.tell_faults();
         }
     }
 
-    /// The sum, and the last of them as an example.
+    fn example(&self) -> MutexGuard<'_, Option<Fault>> {
+        self.example.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sum since the last line, and the first of them as an example.
     #[cold]
-    fn tell_faults(&self, last: Option<(Ended, Option<SocketAddr>)>) {
+    pub(super) fn tell_faults(&self) {
         let faults = self.counts.faults();
         let all = faults.iter().map(|(_, count)| count).sum();
         let connections = self.faults.news(all);
         if connections == 0 {
             return;
         }
+        let first = self.example().take();
         let reasons: Vec<String> = faults
             .iter()
             .filter(|(_, count)| *count > 0)
@@ -162,9 +192,10 @@ impl Shared {
             event = "conn_closed",
             connections,
             reasons = reasons.join(", "),
-            reason = last.map(|(ended, _)| ended.reason.label()),
-            served = last.map(|(ended, _)| ended.served),
-            peer = last.and_then(|(_, peer)| peer).map(field::display),
+            reason = first.as_ref().map(|first| first.ended.reason.label()),
+            error = first.as_ref().and_then(|first| first.ended.why.as_deref()),
+            served = first.as_ref().map(|first| first.ended.served),
+            peer = first.as_ref().and_then(|first| first.peer).map(field::display),
             "connections were refused or closed for their faults"
         );
     }

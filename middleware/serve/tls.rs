@@ -12,9 +12,8 @@ use tower_service::Service;
 
 use super::{
     Server,
-    accept::{Listener, Transport, accept},
-    drain::Phase,
-    run_with,
+    accept::{Listener, Transport},
+    listen::on,
 };
 use crate::observe::BoxError;
 
@@ -52,8 +51,7 @@ where
         }
         let tls = Tls(TlsAcceptor::from(Arc::new(config)));
         self.listeners.push(Box::new(|service, shared| {
-            let run = run_with(service, &shared);
-            Box::pin(accept(listener, tls, shared, run, Phase::Draining))
+            on(listener, tls, service, shared)
         }));
         self
     }

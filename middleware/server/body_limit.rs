@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Once,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -36,7 +36,7 @@ use crate::{
 
 const LAYER: &str = "body_limit";
 
-/// Refuses requests whose body has more bytes than a cap: 413, for gRPC status 8. Clones share nothing but the cap.
+/// Refuses requests whose body has more bytes than a cap: 413, for gRPC status 8. Clones share the cap.
 ///
 /// A body whose length is told is refused before the service is called, and unread. Any other is counted while it is
 /// read: over the cap the handler's read fails with [`BodyTooLarge`], and whatever it answers then, the caller gets 413.
@@ -50,18 +50,45 @@ const LAYER: &str = "body_limit";
 /// `axum::extract::DefaultBodyLimit` raises.)
 #[derive(Clone, Debug)]
 pub struct BodyLimitLayer {
-    max_bytes: u64,
+    shared: Arc<Shared>,
+    on: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    max_bytes: AtomicU64,
     /// For a fault of the wiring, which is told once.
-    told: Arc<Once>,
+    told: Once,
 }
 
 impl BodyLimitLayer {
     /// Refuses bodies of more than so many bytes.
     pub fn new(max_bytes: u64) -> Self {
         Self {
-            max_bytes,
-            told: Arc::new(Once::new()),
+            shared: Arc::new(Shared {
+                max_bytes: AtomicU64::new(max_bytes),
+                told: Once::new(),
+            }),
+            on: true,
         }
+    }
+
+    /// The most bytes of a body.
+    pub fn max_bytes(&self) -> u64 {
+        self.shared.max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the cap while it runs, for bodies of calls that begin from now on.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        self.shared.max_bytes.store(max_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
     }
 }
 
@@ -136,6 +163,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.layer.on {
+            let mut uncapped = Capped {
+                inner: &mut self.inner,
+                cap: Cap::of_nothing(),
+            };
+            return ResponseFuture::pass(&mut uncapped, request);
+        }
         let mut scope = Scope::open(&mut request);
         match self.layer.admit(request) {
             (request, Some(cap)) => {
@@ -146,7 +180,7 @@ where
                 ResponseFuture::call(&mut capped, request, (), scope)
             }
             (request, None) => {
-                let max_bytes = self.layer.max_bytes;
+                let max_bytes = self.layer.max_bytes();
                 let cause = BodyTooLarge { max_bytes }.cause();
                 scope.update(|frame| frame.journal_mut().note(cause));
                 let rejection = Rejection::new(Reason::TooLarge, LAYER);
@@ -160,7 +194,7 @@ impl BodyLimitLayer {
     /// The request, its body counted from here on if it has one; without a cap if it is to be refused.
     #[inline]
     fn admit<B: Body + 'static>(&self, request: Request<B>) -> (Request<B>, Option<Cap>) {
-        let max_bytes = self.max_bytes;
+        let max_bytes = self.max_bytes();
         let (hint, length) = (request.body().size_hint(), length(request.headers()));
         if hint.lower() > max_bytes || length.is_some_and(|length| length > max_bytes) {
             return (request, None);
@@ -188,7 +222,7 @@ impl BodyLimitLayer {
 
     #[cold]
     fn tell_wiring<B>(&self) {
-        self.told.call_once(|| {
+        self.shared.told.call_once(|| {
             tracing::error!(
                 event = "body_limit_uncounted",
                 body = std::any::type_name::<B>(),

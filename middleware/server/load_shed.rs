@@ -41,6 +41,7 @@ const LAYER: &str = "load_shed";
 #[derive(Clone, Debug)]
 pub struct LoadShedLayer {
     desk: Desk,
+    on: bool,
 }
 
 impl LoadShedLayer {
@@ -48,7 +49,16 @@ impl LoadShedLayer {
     pub fn new(limit: Limit) -> Self {
         Self {
             desk: Desk::new(limit, LAYER),
+            on: true,
         }
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
     }
 
     rules!();
@@ -56,6 +66,7 @@ impl LoadShedLayer {
     fn with(self, change: impl FnOnce(&mut Rules)) -> Self {
         Self {
             desk: self.desk.with(change),
+            ..self
         }
     }
 }
@@ -67,6 +78,7 @@ impl<S> Layer<S> for LoadShedLayer {
         LoadShed {
             inner,
             desk: self.desk.clone(),
+            on: self.on,
         }
     }
 }
@@ -76,6 +88,7 @@ impl<S> Layer<S> for LoadShedLayer {
 pub struct LoadShed<S> {
     inner: S,
     desk: Desk,
+    on: bool,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for LoadShed<S>
@@ -94,6 +107,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let mut scope = Scope::open(&mut request);
         let visit = self.desk.visit(&request, &mut scope);
         match self.desk.enter(&visit) {
@@ -101,7 +117,7 @@ where
                 let admission = admission.to(&mut request);
                 ResponseFuture::call(&mut self.inner, request, admission, scope)
             }
-            Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+            Err(no) => ResponseFuture::refuse(no, request, scope),
         }
     }
 }

@@ -26,6 +26,7 @@
 mod counts;
 mod metrics;
 mod prometheus;
+mod registry;
 mod scrape;
 mod setup;
 mod spans;
@@ -41,6 +42,7 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::registry::Registry;
 use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
     counts::ExportCounts,
@@ -89,6 +91,14 @@ impl Telemetry {
         scrape::route(self.reader.clone(), Arc::clone(&self.counts))
     }
 
+    /// For those who read the metrics within the process.
+    pub(crate) fn registry(&self) -> Registry {
+        Registry {
+            reader: self.reader.clone(),
+            meter: self.meter.clone(),
+        }
+    }
+
     /// What could not be exported so far.
     pub fn counts(&self) -> ExportCounts {
         self.counts.read()
@@ -97,10 +107,17 @@ impl Telemetry {
     /// Exports what is left, spans first, then metrics, and stops; waits for at most this long. Call it when the last
     /// call has ended and before the log ends. The runtime goes on meanwhile.
     ///
+    /// Cancel: the export goes on in its thread for as long; nobody hears how it ended.
+    ///
     /// # Errors
     ///
     /// [`ShutdownError`] if not all could be exported.
     pub async fn shutdown(self, patience: Duration) -> Result<(), ShutdownError> {
+        self.end(patience).await
+    }
+
+    /// As [`Telemetry::shutdown`], for somebody who shares it.
+    pub(crate) async fn end(&self, patience: Duration) -> Result<(), ShutdownError> {
         let lost_before = self.counts.read().spans_dropped;
         let (meters, tracers) = (self.meters.clone(), self.tracers.clone());
         let (done, end) = oneshot::channel();

@@ -119,5 +119,21 @@ fn generous() -> RateLimitLayer {
     RateLimitLayer::new(Key::everyone(), quota)
 }
 
+laws!(
+    switched_off,
+    ServiceBuilder::new()
+        .layer(RequestIdLayer::new().enabled(false))
+        .layer(TraceContextLayer::new(SdkTracerProvider::default().tracer("laws")).enabled(false))
+        .layer(AccessLogLayer::new().enabled(false))
+        .layer(MetricsLayer::new(&SdkMeterProvider::default().meter("laws")).enabled(false))
+        .layer(all_timeouts().enabled(false))
+        .layer(generous().enabled(false))
+        .layer(BackPressureLayer::new(Limit::adaptive()).enabled(false))
+        .layer(LoadShedLayer::new(Limit::adaptive()).enabled(false))
+        .layer(BodyLimitLayer::default().enabled(false))
+        .layer(CatchPanicLayer::new().enabled(false))
+        .into_inner()
+);
+
 // The yardstick of the laws: no layer at all.
 laws!(bare, layer_fn(|inner| inner));

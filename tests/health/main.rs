@@ -1,4 +1,7 @@
-//! `grpc.health.v1` as a client of another maker sees it, on tonic's server.
+//! `grpc.health.v1` as a client of another maker sees it, on tonic's server; and the ready-made checks against what they
+//! ask.
+
+mod ask;
 
 use std::{
     io,
@@ -109,12 +112,22 @@ async fn watch_tells_each_change_and_ends_when_the_service_drains() {
 }
 
 #[tokio::test]
-async fn watch_of_an_unknown_service_says_so_and_stays() {
+async fn watch_of_an_unknown_service_stays_and_hears_when_it_is_known() {
     let mut server = serve().await;
     let watch = server.client.watch(about("shop.Baker")).await;
     let mut watch = watch.expect("a stream").into_inner();
-    let told = watch.message().await.expect("no error").expect("a message");
-    assert_eq!(told.status(), ServingStatus::ServiceUnknown);
+    let mut heard = Vec::new();
+    for step in 0..3 {
+        let told = timeout(BOUND, watch.message()).await.expect("in time");
+        heard.push(told.expect("no error").expect("a message").status());
+        match step {
+            0 => server.health.add_grpc_service("shop.Baker"),
+            1 => server.health.remove_grpc_service("shop.Baker"),
+            _ => {}
+        }
+    }
+    use ServingStatus::{ServiceUnknown, Serving};
+    assert_eq!(heard, [ServiceUnknown, Serving, ServiceUnknown]);
     server.health.drain();
     let end = timeout(BOUND, watch.message()).await.expect("in time");
     assert_eq!(end.expect("a clean end"), None);
@@ -123,6 +136,18 @@ async fn watch_of_an_unknown_service_says_so_and_stays() {
 #[tokio::test]
 async fn list_names_all_services() {
     let server = serve().await;
+    let (status, body) = list(&server).await;
+    assert_eq!(status, "0");
+    assert!(body.contains("shop.Barista"), "{body}");
+    for number in 0..99 {
+        server
+            .health
+            .add_grpc_service(format!("shop.Baker{number}"));
+    }
+    assert_eq!(list(&server).await.0, "8", "RESOURCE_EXHAUSTED above 100");
+}
+
+async fn list(server: &Server) -> (String, String) {
     // An empty message in a frame of gRPC; the client at hand does not know the method.
     let request = http::Request::post(format!("{}/grpc.health.v1.Health/List", server.address))
         .header("content-type", "application/grpc")
@@ -133,10 +158,9 @@ async fn list_names_all_services() {
         .http2_only(true)
         .build_http();
     let response = client.request(request).await.expect("an answer");
-    let body = response.into_body().collect().await.expect("a body");
-    let trailers = body.trailers().cloned().expect("trailers");
-    assert_eq!(trailers["grpc-status"], "0");
-    let bytes = body.to_bytes();
-    let list = String::from_utf8_lossy(&bytes);
-    assert!(list.contains("shop.Barista"), "{list}");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a body");
+    let trailers = body.trailers().cloned().unwrap_or(head.headers);
+    let status = trailers["grpc-status"].to_str().expect("text").to_owned();
+    (status, String::from_utf8_lossy(&body.to_bytes()).into())
 }

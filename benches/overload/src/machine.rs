@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use rustix::{
+    process::setpriority_process,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
@@ -43,6 +44,15 @@ pub(crate) fn pin(core: Core) -> Result<(), String> {
         Core::Generator => generator,
     });
     sched_setaffinity(None, &only).map_err(|error| format!("cannot pin: {error}"))
+}
+
+/// As urgent as this program asks to be: starts are late where others come first.
+const NICE: i32 = -10;
+
+/// Has this thread, and those and the processes that it will start, come before what else runs on the machine. Whether
+/// that is allowed.
+pub(crate) fn hurry() -> bool {
+    setpriority_process(None, NICE).is_ok()
 }
 
 /// User and system time of all threads of this process so far.

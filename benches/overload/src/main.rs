@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p overload                              # a look: below five minutes
+//! cargo run --release -p overload -- --seeds 3                 # medians of three looks: below a quarter of an hour
 //! cargo run --release -p overload -- --full --results full.jsonl --plots docs    # hours; see --seconds and --seeds
 //! cargo run --release -p overload -- --backend yield --variant no-limit,back_pressure --load 2,5
 //! cargo run --release -p overload -- --full --seconds 10 --seeds 1 --plan        # says what it would run
@@ -30,7 +31,8 @@
 //! gRPC on one of 512 places on eight connections); if all are taken it waits, and its clock runs. What could not be
 //! sent within the deadline has failed. Calls offered are served in time, late, rejected or failed: the four add up, or
 //! the run is void. So is one where more than one start in a hundred was over 5 ms late, or the generator's core more
-//! than 70 % busy, or something else took more than a tenth of the server's: use a quiet machine.
+//! than 70 % busy, or something else took more than a tenth of the server's: use a quiet machine. Whoever may (root)
+//! runs both with a higher priority than other programs.
 //!
 //! **The variants.** tower's `ConcurrencyLimit` with `LoadShed` gets the limit of someone who knows the backend (24 for
 //! the semaphore), four times that and a quarter of it. tower-resilience has its defaults, and tower's `LoadShed` in
@@ -145,6 +147,9 @@ fn run_all(cases: &[Case], options: &Options, rows: &mut Vec<Row>) -> Result<Vec
     // Asked before this thread is pinned, and told to the servers.
     let cores = machine::cores()?;
     machine::pin(Core::Generator)?;
+    if !machine::hurry() {
+        eprintln!("not allowed to come before other programs: more starts will be late if any run");
+    }
     println!("{}", table::HEAD);
     for case in cases {
         let row = match run::run(case, cores) {

@@ -83,7 +83,9 @@ const QUICK: &[Block<'_>] = &[
         &[NoLimit, LittleLoadshedder, LoadShed, BackPressure],
         &[200],
     ),
+    (Inline, Steady, &[NoLimit], &[90]),
     (Inline, Steady, &[NoLimit, BackPressure], &[200]),
+    (Inline, Steady, &[BackPressure], &[500, 1_000]),
     (Bimodal, Steady, &[LittleLoadshedder, BackPressure], &[200]),
     (Semaphore, Priorities, OURS, &[200]),
     (Semaphore, Priorities, &[BackPressure], &[500]),
@@ -271,6 +273,14 @@ pub(crate) mod tests {
             cases.len()
         );
         assert!(cases.iter().any(|case| case.protocol == Protocol::Grpc));
+    }
+
+    #[test]
+    fn medians_of_three_looks_take_less_than_a_quarter_of_an_hour() {
+        let mut plan = quick();
+        plan.seeds = vec![1, 2, 3];
+        let total: Duration = plan.cases().iter().map(duration).sum();
+        assert!(total < Duration::from_secs(870), "{total:?}");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use super::{measure::median, table::number};
 pub(crate) const SERVER: &str = "server";
 pub(crate) const CLIENT: &str = "client";
 
-const SERVER_CORE: &str = "0";
-const CLIENT_CORE: &str = "1";
+pub(crate) const SERVER_CORE: &str = "0";
+pub(crate) const CLIENT_CORE: &str = "1";
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Linux tells CPU time in hundredths of a second, on every architecture that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-const REQUEST: &[u8] = b"GET /menu HTTP/1.1\r\n\
+pub(crate) const REQUEST: &[u8] = b"GET /menu HTTP/1.1\r\n\
     host: localhost:3000\r\n\
     user-agent: plimsoll-benches/0.1\r\n\
     accept: */*\r\n\
@@ -102,7 +102,7 @@ fn start(server: &Server) -> Result<Running, String> {
 }
 
 /// This program again, on one core.
-fn pinned(core: &str) -> Result<Command, String> {
+pub(crate) fn pinned(core: &str) -> Result<Command, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", core]).arg(program);
@@ -197,7 +197,7 @@ fn drive_for(connections: &mut [TcpStream], duration: Duration) -> io::Result<u6
 }
 
 /// Reads one response to its end.
-fn read_response(connection: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn read_response(connection: &mut TcpStream) -> io::Result<()> {
     let mut buffer = [0; 4096];
     let mut filled = 0;
     loop {

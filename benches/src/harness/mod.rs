@@ -3,7 +3,7 @@
 mod alloc;
 pub(crate) mod guard;
 pub(crate) mod loopback;
-mod measure;
+pub(crate) mod measure;
 pub(crate) mod sink;
 pub(crate) mod table;
 pub(crate) mod traffic;

@@ -94,7 +94,7 @@ fn signed(value: f64) -> String {
 }
 
 /// With commas between the thousands; small numbers with one digit after the point.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 99.95 && value.fract() != 0.0 {
         return allocations(value);
     }

@@ -1,7 +1,8 @@
 //! A coffee shop of two services in one process: `reception` takes orders over HTTP, `barista` makes them over gRPC.
 //!
 //! `cargo run -p coffee_shop` starts it and prints what to try. The addresses can be changed with `RECEPTION_ADDR`,
-//! `BARISTA_ADDR` and `OPS_ADDR`; port 0 lets the system choose one.
+//! `BARISTA_ADDR` and `OPS_ADDR`; port 0 lets the system choose one. All the rest is set by a file that `PLIMSOLL_CONFIG`
+//! names, as `examples/coffee_shop/coffee_shop.toml`, or by variables such as `PLIMSOLL_TIMEOUT_HEAD`.
 
 mod barista;
 mod failure;
@@ -21,9 +22,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plimsoll::{log, telemetry};
+use plimsoll::preset::StartError;
 
-use shop::{BindError, Shop, Told};
+use shop::{BindError, ServeError, Shop};
 
 /// How long the calls that did not end in time may take to notice that the shop is closed.
 const LAST_CALLS: Duration = Duration::from_millis(500);
@@ -32,42 +33,41 @@ const LAST_CALLS: Duration = Duration::from_millis(500);
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    // One line of JSON for each event; the last of them are written when `log` is dropped, at the end of `main`.
-    let log = match log::Setup::new().service("coffee_shop").to_stderr().init() {
-        Ok(log) => log,
-        Err(error) => return fail(2, &error),
-    };
-    match run(log.writer()) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<BindError>() => fail(2, &*error),
-        Err(error) => fail(1, &*error),
+        // What the one who starts it can put right.
+        Err(error) if error.is::<BindError>() || error.is::<StartError>() => fail(2, &*error),
+        Err(error) => match error.downcast_ref() {
+            Some(ServeError::Token(_)) => fail(2, &*error),
+            _ => fail(1, &*error),
+        },
     }
 }
 
-fn run(log: &log::Writer) -> Result<(), Box<dyn Error>> {
+fn run() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let served = runtime.block_on(async {
+    let (stacks, served) = runtime.block_on(async {
         let shop = Shop::bind().await?;
-        // Metrics to be scraped; both metrics and traces go to a collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
-        let told = Told {
-            reception: telemetry::Setup::new().service("reception").init()?,
-            barista: telemetry::Setup::new().service("barista").init()?,
-        };
+        // One line of JSON for each event; metrics to be scraped; both metrics and traces go to a collector if
+        // OTEL_EXPORTER_OTLP_ENDPOINT names one.
+        let stacks = shop.stacks()?;
         writeln!(io::stdout(), "{}", shop.what_to_try())?;
-        let served = shop.serve(&told, log).await;
+        let served = shop.serve(&stacks).await;
         // After the last call, so that its span and its counts are among what is exported.
         let (reception, barista) = tokio::join!(
-            told.reception.shutdown(LAST_EXPORT),
-            told.barista.shutdown(LAST_EXPORT),
+            stacks.reception.shutdown(LAST_EXPORT),
+            stacks.barista.shutdown(LAST_EXPORT),
         );
         for error in [reception, barista].into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "not all was exported");
         }
-        Ok(served?)
-    });
+        Ok::<_, Box<dyn Error>>((stacks, served))
+    })?;
     // Calls that are still there end here, and each writes its line.
     runtime.shutdown_timeout(LAST_CALLS);
-    served
+    // The last lines are written when the log goes, with its stack.
+    drop(stacks);
+    Ok(served?)
 }
 
 /// Says why the shop closes.

@@ -14,9 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use opentelemetry_sdk::trace::SdkTracer;
-use plimsoll::client::propagate::{Propagate, PropagateLayer};
-use plimsoll::client::trace_context::{TraceContextLayer, WithSpan};
+use plimsoll::preset::{Client, Sent};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 use tower::Layer;
@@ -26,13 +24,12 @@ use crate::menu::{self, Coffee, MENU};
 use crate::proto::barista_client::BaristaClient;
 use crate::proto::{NewOrder, Order, OrderId, Stage};
 
-/// Passes the id and the trace of the guest's call on to the barista.
-type Barista = BaristaClient<WithSpan<Propagate<Channel>>>;
+/// Passes the id, the trace and the deadline of the guest's call on to the barista.
+type Barista = BaristaClient<Sent<Channel>>;
 
 /// All pages of reception.
-pub(crate) fn routes(barista: Channel, tracer: SdkTracer) -> Router {
-    let barista = PropagateLayer::new().layer(barista);
-    let barista = TraceContextLayer::new(tracer).layer(barista);
+pub(crate) fn routes(barista: Channel, around: &Client) -> Router {
+    let barista = around.layer(barista);
     Router::new()
         .route("/menu", get(menu))
         .route("/orders", post(place_order))

@@ -4,27 +4,22 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use plimsoll::log::Writer;
 use plimsoll::ops::health::{Check, Health};
-use plimsoll::serve::{Drain, Server};
-use plimsoll::server::access_log::AccessLogLayer;
-use plimsoll::server::catch_panic::CatchPanicLayer;
-use plimsoll::server::metrics::{MetricsLayer, Objective};
-use plimsoll::server::request_id::RequestIdLayer;
-use plimsoll::server::trace_context::TraceContextLayer;
-use plimsoll::task::Deaths;
-use plimsoll::telemetry::Telemetry;
+use plimsoll::ops::{Controls, InvalidToken};
+use plimsoll::preset::{self, Part, Setup, Stack, StartError};
+use plimsoll::server::metrics::Objective;
+use plimsoll::{log, telemetry};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
 
 use crate::{barista, reception};
 
-/// How long calls may go on after Ctrl-C.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// How long reception waits for the barista's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What one caller may ask for.
+const QUOTA: &str = "1000/s burst 2000";
 
 /// How soon an order should be taken.
 const SOON: Duration = Duration::from_millis(300);
@@ -36,10 +31,10 @@ pub(crate) struct Shop {
     ops: Door,
 }
 
-/// What each of the two tells, under its own name: as if each had a process of its own.
-pub(crate) struct Told {
-    pub(crate) reception: Telemetry,
-    pub(crate) barista: Telemetry,
+/// What stands around the two, each under its own name: as if each had a process of its own.
+pub(crate) struct Stacks {
+    pub(crate) reception: Stack,
+    pub(crate) barista: Stack,
 }
 
 struct Door {
@@ -63,6 +58,8 @@ pub(crate) enum ServeError {
     Signals(#[from] io::Error),
     #[error("the barista has no address")]
     Barista(#[from] tonic::transport::Error),
+    #[error("the controls have no token")]
+    Token(#[from] InvalidToken),
 }
 
 impl Shop {
@@ -91,7 +88,9 @@ The coffee shop is open: reception on {reception}, barista on {barista}, ops on 
   curl http://{reception}/orders/1
   curl -N http://{reception}/orders/1/updates
   curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
+  http://{ops}/status                           (a page; in a browser)
   curl http://{ops}/readyz
+  open http://{ops}/status in a browser         (its controls: PLIMSOLL_OPS_TOKEN=$(openssl rand -hex 32))
   curl http://{ops}/metrics                     (of reception; http://{ops}/barista/metrics of the barista)
 
 Ctrl-C closes the shop.
@@ -100,36 +99,64 @@ Ctrl-C closes the shop.
         )
     }
 
+    /// Starts the log, the exporters and the layers, as the program, the file in `PLIMSOLL_CONFIG` and the environment say.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is wrong; the error names it and where it stands.
+    pub(crate) fn stacks(&self) -> Result<Stacks, StartError> {
+        let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
+        let reception = told("reception")
+            // The log is of the whole process, so one of the two has it.
+            .log(log::Setup::new().service("coffee_shop").to_stderr())
+            .objective(Objective::new("orders", SOON).route("/orders"))
+            // Nobody orders a thousand coffees a second.
+            .set("rate_limit.quotas", QUOTA)
+            .set("rate_limit.key", "peer")
+            .health(health)
+            .start()?;
+        let methods =
+            ["Place", "Find", "Watch"].map(|name| format!("coffee_shop.v1.Barista/{name}"));
+        let barista = told("barista")
+            .without(Part::Log)
+            .rpc_methods(methods)
+            .start()?;
+        Ok(Stacks { reception, barista })
+    }
+
     /// Serves until Ctrl-C or SIGTERM, then until the calls have ended, at most 5 s more.
     ///
     /// # Errors
     ///
-    /// When the system does not tell of signals.
-    pub(crate) async fn serve(self, told: &Told, log: &Writer) -> Result<(), ServeError> {
-        let health = Health::new().check(Check::tcp("barista", reachable(self.barista.address)));
-        let draining = health.clone();
-        let operators = health
-            .routes()
-            .merge(health.details())
-            .merge(told.reception.metrics_route())
-            .nest("/barista", told.barista.metrics_route());
-        let barista = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
+    /// When the system does not tell of signals, or the token of operators is none.
+    pub(crate) async fn serve(self, stacks: &Stacks) -> Result<(), ServeError> {
+        let channel = Endpoint::from_shared(format!("http://{}", reachable(self.barista.address)))?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .connect_lazy();
 
-        // In a cluster leave the notice as it is: whoever sends calls needs it. Here nobody waits for anybody.
-        let drain = Drain::new().notice(Duration::ZERO).deadline(DRAIN);
-        let routes = reception::routes(barista, told.reception.tracer().clone());
-        let reception = Server::new(routes.layer(around_reception(&told.reception, log)))
-            .listen(self.reception.listener)
-            .admin(self.ops.listener, operators)
-            .on_drain(move || draining.drain())
-            .drain(drain);
+        let stack = &stacks.reception;
+        let routes = reception::routes(channel, &stack.client());
+        let reception = stack
+            .server(routes.layer(stack.layer()))
+            .listen(self.reception.listener);
+        let closing = reception.control();
+        let operators = stack
+            .ops()
+            .controls(Controls::from_env()?)
+            .on_drain(move || closing.drain())
+            .routes();
+        let operators = match stacks.barista.telemetry() {
+            Some(telemetry) => operators.nest("/barista", telemetry.metrics_route()),
+            None => operators,
+        };
+        let reception = reception.admin(self.ops.listener, operators);
+
+        let stack = &stacks.barista;
         let routes = Routes::new(barista::service()).into_axum_router();
-        let barista = Server::new(routes.layer(around_barista(&told.barista)))
-            .listen(self.barista.listener)
-            .drain(drain);
+        let barista = stack
+            .server(routes.layer(stack.layer()))
+            .listen(self.barista.listener);
         let barista_may_go = barista.control();
         let reception = async {
             let ended = reception.run_until_signalled().await;
@@ -143,46 +170,14 @@ Ctrl-C closes the shop.
     }
 }
 
-/// What stands around both services, outermost first.
-type Layers = (
-    RequestIdLayer,
-    TraceContextLayer,
-    AccessLogLayer,
-    MetricsLayer,
-    CatchPanicLayer,
-);
-
-fn around_reception(telemetry: &Telemetry, log: &Writer) -> Layers {
-    let metrics = MetricsLayer::new(telemetry.meter())
-        .objective(Objective::new("orders", SOON).route("/orders"))
-        // These two are of the whole process, so they are told once.
-        .watch(log.clone())
-        .watch(Deaths);
-    let traces = TraceContextLayer::new(telemetry.tracer().clone());
-    layers(traces, metrics)
-}
-
-fn around_barista(telemetry: &Telemetry) -> Layers {
-    let methods = ["Place", "Find", "Watch"].map(|name| format!("coffee_shop.v1.Barista/{name}"));
-    let metrics = MetricsLayer::new(telemetry.meter()).rpc_methods(methods.clone());
-    let traces = TraceContextLayer::new(telemetry.tracer().clone()).rpc_methods(methods);
-    layers(traces, metrics)
-}
-
-fn layers(traces: TraceContextLayer, metrics: MetricsLayer) -> Layers {
-    let panics = CatchPanicLayer::new();
-    (
-        // Every call has an id, taken from the caller or made here.
-        RequestIdLayer::new(),
-        // A span from its first to its last byte, in the caller's trace.
-        traces,
-        // One line for each call, when its last byte is out.
-        AccessLogLayer::new(),
-        // Counts and durations, by how each call really ended; and what other parts tell when they are asked.
-        metrics.watch(panics.clone()),
-        // A panic becomes a 500, or INTERNAL for gRPC; the ones above see it as an answer.
-        panics,
-    )
+/// What both have in common.
+fn told(name: &'static str) -> Setup {
+    preset::server(name)
+        .telemetry(telemetry::Setup::new().service(name))
+        // In a cluster leave the notice as it is: whoever sends calls needs it. Here nobody waits for anybody.
+        .set("serve.notice", "none")
+        // How long calls may go on after Ctrl-C.
+        .set("serve.deadline", "5s")
 }
 
 impl Door {

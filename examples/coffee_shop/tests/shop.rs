@@ -15,7 +15,11 @@ struct Shop {
 
 impl Shop {
     fn open() -> Self {
-        let mut process = command()
+        Self::with(|command| command)
+    }
+
+    fn with(set: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let mut process = set(&mut command())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -71,6 +75,8 @@ impl Drop for Shop {
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coffee_shop"));
+    // What is said to the tests is not said to the shop.
+    command.env_remove("PLIMSOLL_LONG");
     for address in ["RECEPTION_ADDR", "BARISTA_ADDR", "OPS_ADDR"] {
         command.env(address, "127.0.0.1:0");
     }
@@ -169,4 +175,41 @@ fn a_taken_address_is_said_plainly() {
     let stderr = String::from_utf8_lossy(&second.stderr);
     assert!(stderr.contains(&shop.reception), "{stderr}");
     assert!(stderr.contains("RECEPTION_ADDR"), "{stderr}");
+}
+
+#[test]
+fn a_wrong_setting_stops_it_and_is_named() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wrong.toml");
+    for (name, value, told) in [
+        ("PLIMSOLL_CONFIG", file, "`timeout.heat` ("),
+        ("PLIMSOLL_CONFIG", file, "wrong.toml, line 3)"),
+        (
+            "PLIMSOLL_CONFIG",
+            "/no/such/file.toml",
+            "/no/such/file.toml",
+        ),
+        (
+            "PLIMSOLL_TIMEOUT_HEAD",
+            "30",
+            "PLIMSOLL_TIMEOUT_HEAD (timeout.head): expected a time",
+        ),
+        ("PLIMSOLL_TIMEOUT_HEAT", "30s", "PLIMSOLL_TIMEOUT_HEAT"),
+        ("PLIMSOLL_OPS_TOKEN", "short", "PLIMSOLL_OPS_TOKEN"),
+    ] {
+        let ended = command().env(name, value).output().expect("it starts");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(told), "{name}={value}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn its_own_file_is_taken() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/coffee_shop.toml");
+    let shop = Shop::with(|command| command.env("PLIMSOLL_CONFIG", file));
+    let answer = shop.get("/menu");
+    assert!(answer.contains("ratelimit-policy: "), "{answer}");
+    let status = ask(&shop.ops, "GET", "/status.json", "");
+    assert!(status.contains("by peer"), "{status}");
 }

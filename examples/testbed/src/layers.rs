@@ -8,6 +8,7 @@ use plimsoll::client::deadline::{DeadlineLayer, WithinDeadline};
 use plimsoll::client::propagate::{Propagate, PropagateLayer};
 use plimsoll::client::trace_context::{TraceContextLayer as TraceContext, WithSpan};
 use plimsoll::log::Writer;
+use plimsoll::ops::health::Health;
 use plimsoll::serve::Connections;
 use plimsoll::server::access_log::AccessLogLayer;
 use plimsoll::server::body_limit::BodyLimitLayer;
@@ -45,6 +46,7 @@ pub(crate) fn incoming(
     log: &Writer,
     limiters: &Limiters,
     connections: &Connections,
+    health: &Health,
 ) -> Incoming {
     let methods = ["Echo", "Sleep", "Panic", "Stream", "Upload", "Up"]
         .map(|name| format!("plimsoll.testbed.v1.Testbed/{name}"));
@@ -66,6 +68,7 @@ pub(crate) fn incoming(
         .watch(log.clone())
         .watch(connections.clone())
         .watch(limit.handle())
+        .watch(health.clone())
         .watch(Deaths);
     let metrics = limiters.handles().fold(metrics, MetricsLayer::watch);
     (

@@ -7,6 +7,7 @@
 mod admission;
 mod failure;
 mod grpc;
+mod health;
 mod http;
 mod layers;
 mod limited;
@@ -52,7 +53,10 @@ fn main() -> ExitCode {
     };
     let code = match serve(&settings, log.writer()) {
         Ok(report) => ExitCode::from(report.exit_code()),
-        Err(error @ (serve::Error::Listen { .. } | serve::Error::Limits(_))) => fail(2, &error),
+        Err(
+            error
+            @ (serve::Error::Listen { .. } | serve::Error::Limits(_) | serve::Error::Check(_)),
+        ) => fail(2, &error),
         Err(error) => fail(1, &error),
     };
     if let Err(error) = log.flush(LAST_LINES) {

@@ -4,17 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 
 use plimsoll::log::Writer;
-use plimsoll::ops::health::Health;
+use plimsoll::ops::health::InvalidUrl;
 use plimsoll::serve::{Connections, Drain, Report, Server};
 use plimsoll::telemetry::{SetupError, Telemetry};
 use tokio::net::TcpListener;
-use tonic::server::NamedService as _;
 use tonic::service::Routes;
 
 use crate::limited::LimitError;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
-use crate::{grpc, http, layers};
+use crate::{grpc, health, http, layers};
 
 /// The sockets, open but not served yet.
 pub(crate) struct Listeners {
@@ -38,6 +37,8 @@ pub(crate) enum Error {
     Telemetry(#[from] SetupError),
     #[error(transparent)]
     Limits(#[from] LimitError),
+    #[error("TB_REDIS, TB_UPSTREAM: it cannot be checked")]
+    Check(#[from] InvalidUrl),
 }
 
 impl Listeners {
@@ -78,10 +79,10 @@ pub(crate) async fn run(
 ) -> Result<Report, Error> {
     let limiters = settings.limits.layers(&settings.trusted)?;
     let connections = Connections::new();
-    let incoming = layers::incoming(settings, telemetry, log, &limiters, &connections);
+    let health = health::of(settings)?;
+    let incoming = layers::incoming(settings, telemetry, log, &limiters, &connections, &health);
     let upstream = Upstream::new(settings.upstream.clone(), telemetry.tracer());
 
-    let health = Health::new().grpc_service(grpc::Service::NAME);
     let draining = health.clone();
     let services = Routes::new(grpc::service(upstream.clone())).add_service(health.grpc());
     let services = services.into_axum_router().merge(limiters.routes());
@@ -89,6 +90,7 @@ pub(crate) async fn run(
     let operators = health
         .routes()
         .merge(health.details())
+        .merge(health.grpc_routes())
         .merge(telemetry.metrics_route());
     // Half of the time for whoever sends calls to see it, half for calls to end.
     let half = settings.drain / 2;

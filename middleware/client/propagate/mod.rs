@@ -43,15 +43,29 @@ use crate::{
 /// task spawned without [`in_current_call`](crate::context::in_current_call), nothing is added.
 ///
 /// Place it inside of retries and timeouts, next to the client: it is asked once for each attempt.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct PropagateLayer {
-    _private: (),
+    on: bool,
 }
 
 impl PropagateLayer {
     /// A layer that passes on what the current call has.
     pub fn new() -> Self {
-        Self::default()
+        Self { on: true }
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
+    }
+}
+
+impl Default for PropagateLayer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -59,7 +73,7 @@ impl<S> Layer<S> for PropagateLayer {
     type Service = Propagate<S>;
 
     fn layer(&self, inner: S) -> Propagate<S> {
-        Propagate { inner }
+        Propagate { inner, on: self.on }
     }
 }
 
@@ -67,6 +81,7 @@ impl<S> Layer<S> for PropagateLayer {
 #[derive(Clone, Debug)]
 pub struct Propagate<S> {
     inner: S,
+    on: bool,
 }
 
 /// A request that is about to be sent: any that has headers.
@@ -95,6 +110,9 @@ where
     }
 
     fn call(&mut self, mut request: R) -> S::Future {
+        if !self.on {
+            return self.inner.call(request);
+        }
         let headers = request.headers_mut();
         context::current(|frame| {
             if let Some(id) = frame.request_id() {

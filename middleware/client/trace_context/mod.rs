@@ -58,6 +58,7 @@ pub struct TraceContextLayer {
     starter: Starter,
     server: Option<(Arc<str>, u16)>,
     methods: Arc<Methods>,
+    on: bool,
 }
 
 impl TraceContextLayer {
@@ -81,6 +82,7 @@ impl TraceContextLayer {
             starter,
             server: None,
             methods: Arc::new(Methods::chosen(None)),
+            on: true,
         }
     }
 
@@ -88,6 +90,14 @@ impl TraceContextLayer {
     #[must_use]
     pub fn server(mut self, address: impl Into<Arc<str>>, port: u16) -> Self {
         self.server = Some((address.into(), port));
+        self
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
         self
     }
 
@@ -174,6 +184,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        if !self.layer.on {
+            return SpanFuture {
+                inner: self.inner.call(request),
+                call: Guard(None),
+            };
+        }
         let protocol = Protocol::of(request.headers());
         let builder = self.layer.describe(&request, protocol);
         let parent = spans::context_of(spans::around());

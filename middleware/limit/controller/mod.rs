@@ -4,9 +4,15 @@
 //! there is one number, the time that a call takes when nothing is in its way, and whenever it may be wrong the limit
 //! is moved and the latency looked at: did it follow the calls in flight? Then they were a queue of our making.
 
+mod ages;
+mod by_hand;
 mod experiments;
+mod told;
 
 use super::window::{Look, Noise, Seconds, Window};
+use ages::Ages;
+pub(super) use ages::Cohort;
+pub(super) use told::{Sample, Standing, Tuning};
 
 /// A fast window has at least so many completions.
 const FAST: f64 = 12.0;
@@ -25,6 +31,9 @@ const FIRST_ERROR: f64 = 0.15;
 const FIRST_TIME: Seconds = 2.0;
 /// Of what the knee needs, one call more: limits are whole.
 const SLACK: f64 = 1.0;
+/// Where nobody waits, bursts need places in the limit itself, as long as no latency tells of a queue: so many standard
+/// deviations of a Poisson process.
+const BURSTS: f64 = 3.0;
 /// The most that a limit grows at once.
 const MOST_GROWTH: f64 = 1.5;
 /// Downward experiments: how far, how often at most and at least, and how long for each second of the last one.
@@ -39,64 +48,11 @@ const UP: f64 = 1.5;
 const UP_PERIOD: Seconds = 4.0;
 const UP_ENDED: u32 = 1_500;
 const UP_TIME: Seconds = 4.0;
+/// After so many times the time without load a call hangs, and says no more of the service than that.
+const HANGS: f64 = 15.0;
 /// A cut halves what is in flight; so often at most in a row while capacity still moves.
 const CUT: f64 = 0.5;
 const MOST_CUTS: u32 = 3;
-
-/// What the limit is told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tuning {
-    pub(super) initial: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
-    /// The limit is so many times what the knee needs.
-    pub(super) target: f64,
-    /// Whether it moves by itself.
-    pub(super) adapts: bool,
-}
-
-impl Tuning {
-    /// Below this multiple of the time without load the limit may grow.
-    fn low(&self) -> f64 {
-        1.0 + (self.target - 1.0) * 0.4
-    }
-
-    /// Above this one it is doubted.
-    fn high(&self) -> f64 {
-        1.0 + (self.target - 1.0) * 2.0
-    }
-}
-
-/// How the waiting room stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
-    /// Whether there is more than a burst. Without a room: always.
-    pub(super) stands: bool,
-    /// For how long.
-    pub(super) since: Seconds,
-    /// The time that makes a burst a queue.
-    pub(super) interval: Seconds,
-}
-
-impl Standing {
-    /// Whether it has stood so long that the time without load may be too high.
-    pub(super) fn is_old(&self) -> bool {
-        self.stands && self.since > (10.0 * self.interval).min(5.0)
-    }
-}
-
-/// What one ended call tells.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Sample {
-    /// It was served.
-    Served(Seconds),
-    /// It failed after this time.
-    Failed(Seconds),
-    /// Nobody waited for its end.
-    Cancelled,
-    /// It says nothing of the service's work, and was in flight for this time.
-    Nothing(Seconds),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -132,8 +88,11 @@ struct Trial {
 #[derive(Clone, Debug)]
 pub(super) struct Controller {
     tuning: Tuning,
+    /// What an adaptive limit steers by once nobody holds it any more.
+    kept: Option<Tuning>,
     limit: f64,
     in_flight: usize,
+    ages: Ages,
     /// The mean time of a call when nothing is in its way.
     base: Option<Seconds>,
     /// Completions in a second, of the last window.
@@ -157,7 +116,9 @@ impl Controller {
         Self {
             limit: tuning.initial.clamp(tuning.min, tuning.max),
             tuning,
+            kept: None,
             in_flight: 0,
+            ages: Ages::new(),
             base: None,
             rate: 0.0,
             noise: Noise::new(),
@@ -182,14 +143,26 @@ impl Controller {
         }
     }
 
-    /// Calls that may be in flight.
+    /// Calls that may be in flight: those that it takes, and if it adapts as many that hang, for they need nothing
+    /// but their place.
     pub(super) fn limit(&self) -> usize {
         // Limits are whole, above 0 and below 2^53.
-        self.limit as usize
+        let limit = self.limit as usize;
+        if !self.tuning.adapts {
+            return limit;
+        }
+        limit
+            .saturating_add(self.ages.idle())
+            .min(self.tuning.max as usize)
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Those in flight that do not hang.
+    pub(super) fn at_work(&self) -> usize {
+        self.in_flight.saturating_sub(self.ages.old())
     }
 
     pub(super) fn has_place(&self) -> bool {
@@ -216,18 +189,30 @@ impl Controller {
             self.reset(now);
         } else if time > 0.0 {
             let is_bound = waits || self.in_flight.saturating_add(reserved) >= self.limit();
-            self.fast.pass(time, as_float(self.in_flight), is_bound);
+            self.fast.pass(time, as_float(self.at_work()), is_bound);
             self.last = now;
+        }
+        if let Some(base) = self.base {
+            // For what is measured they end here: the mean is that of times cut off at this one.
+            let age = HANGS * base;
+            for _ in 0..self.ages.pass(now, age) {
+                self.fast.count(false);
+                self.noise.add(age);
+            }
         }
     }
 
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self) -> Cohort {
         self.in_flight = self.in_flight.saturating_add(1);
+        self.ages.begin()
     }
 
     /// A call ended, of which the time until now is accounted for.
-    pub(super) fn end(&mut self, now: Seconds, sample: Sample) {
+    pub(super) fn end(&mut self, now: Seconds, cohort: Cohort, sample: Sample) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if !self.ages.end(cohort) {
+            return;
+        }
         match sample {
             Sample::Served(latency) => {
                 self.fast.count(false);
@@ -252,20 +237,10 @@ impl Controller {
         self.slow.forget(time - in_fast, now);
     }
 
-    /// Sets the limit by hand.
-    pub(super) fn set(&mut self, now: Seconds, limit: f64) {
-        self.tuning.min = self.tuning.min.min(limit);
-        self.tuning.max = self.tuning.max.max(limit);
-        self.limit = limit;
-        self.phase = Phase::Normal;
-        self.trial.tries = 0;
-        self.reset(now);
-    }
-
     /// Draws conclusions, if it is time to. To be asked after each change, and now and then.
     pub(super) fn check(&mut self, now: Seconds, room: Standing) {
         if self.phase == Phase::Drain {
-            if self.in_flight <= self.limit() {
+            if self.at_work() <= self.limit as usize {
                 // Drain -> Judge
                 self.phase = Phase::Judge;
                 self.reset(now);
@@ -353,6 +328,11 @@ impl Controller {
 
     fn look_slow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64, room: Standing) {
         self.rate = look.rate;
+        let is_light = look.latency < self.tuning.low() * base;
+        if room.is_shut && self.tuning.adapts && look.bound > 0.0 && is_light {
+            let bursts = BURSTS * (self.rate * base).sqrt();
+            self.raise(self.wanted(base) + bursts);
+        }
         if look.bound < 0.25 {
             // Limited by demand: the best time to learn.
             let ended = f64::from(self.slow.ended);
@@ -382,7 +362,7 @@ impl Controller {
             if room.stands && look.latency > self.tuning.high() * base * sigma.exp() {
                 return self.cut(now, look, self.slow.ended, base);
             }
-            if look.latency < self.tuning.low() * base {
+            if is_light {
                 return self.grow(now, look, base, sigma);
             }
             self.bound_up += look.time;
@@ -408,9 +388,14 @@ impl Controller {
     fn grow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64) {
         let base = self.lower_base(look, base, sigma);
         self.rate = look.rate;
-        let wanted = self.limit.max(self.wanted(base));
-        self.set_limit(wanted.min(MOST_GROWTH * self.limit + 1.0));
+        self.raise(self.wanted(base));
         self.reset(now);
+    }
+
+    /// Grows to this, not all at once.
+    fn raise(&mut self, limit: f64) {
+        let most = MOST_GROWTH * self.limit + 1.0;
+        self.set_limit(self.limit.max(limit).min(most));
     }
 
     fn cut(&mut self, now: Seconds, look: &Look, ended: u32, base: Seconds) {
@@ -446,7 +431,7 @@ impl Controller {
     fn attempt(&mut self, now: Seconds, limit: f64) {
         self.set_limit(limit.max(1.0));
         // Normal -> Drain | Judge
-        self.phase = if self.in_flight > self.limit() {
+        self.phase = if self.at_work() > self.limit as usize {
             Phase::Drain
         } else {
             Phase::Judge

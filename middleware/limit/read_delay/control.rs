@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::doubt::Doubt;
 use crate::context::Priority;
 
 /// The delay is looked at so often, as the mean since.
@@ -33,6 +34,7 @@ pub(super) struct Control {
     looked: Instant,
     before: f64,
     share: f64,
+    doubt: Doubt,
     /// How long a handler's poll takes, in seconds.
     poll: f64,
     recent: Recent,
@@ -49,6 +51,7 @@ impl Control {
             looked: now,
             before: 0.0,
             share: 0.0,
+            doubt: Doubt::new(),
             poll: 0.0,
             recent: Recent::default(),
             rank: Priority::ALL.len(),
@@ -80,6 +83,10 @@ impl Control {
         if delay < target / 10.0 {
             self.share *= FADE;
         }
+        let time = since.as_secs_f64();
+        if !self.doubt.believes(delay, target, self.share, time, now) {
+            self.share = 0.0;
+        }
         self.divide();
     }
 
@@ -92,6 +99,7 @@ impl Control {
     pub(super) fn admits(&mut self, priority: Priority, now: Instant, chance: f64) -> bool {
         if self.share > 0.0 && now.saturating_duration_since(self.looked) > FORGET {
             (self.share, self.before) = (0.0, 0.0);
+            self.doubt.forget();
             self.divide();
         }
         let rank = priority.rank();

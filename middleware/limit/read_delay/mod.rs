@@ -1,8 +1,11 @@
 //! How long requests lie unread, and whom to refuse when that is too long.
 
 mod control;
+mod doubt;
 #[cfg(feature = "axum")]
 mod listener;
+#[cfg(test)]
+mod sim;
 mod timed;
 #[cfg(feature = "tonic")]
 mod tonic;
@@ -30,7 +33,9 @@ use crate::{clock, context::Priority};
 /// requests wait in the sockets, unread. This measures for how long, from the moment a connection's task is woken to the
 /// read that takes its request, and when that is too long (10 ms, or 8 times what a handler keeps the worker) refuses a
 /// share of the calls, the lowest priority first, before anything else is read. The share follows the delay, by a
-/// controller after PIE (RFC 8033); 2 % always come through.
+/// controller after PIE (RFC 8033); 2 % always come through. Where refusing nearly all of them for 2 s has not helped, it
+/// refuses nobody for a moment: a delay that does not grow then is not the calls' doing, but that of something else in
+/// the runtime, and for 10 s and more nobody is refused for it.
 ///
 /// ```
 /// use plimsoll::{limit::{Limit, ReadDelay}, server::load_shed::LoadShedLayer};

@@ -15,13 +15,13 @@ use super::{
     controller::Sample,
     queue::Bounds,
     start,
-    state::{Ask, Start, State},
+    state::{Ask, Seat, Start, State},
     window::Seconds,
 };
 use crate::context::Priority;
 
-use workloads::Dice;
-pub(super) use workloads::{WORKLOADS, Workload};
+pub(super) use workloads::Dice;
+pub(super) use workloads::{WORKLOADS, Work, Workload};
 
 /// The room is looked at so often, as timers of those who wait do.
 const TICK: Seconds = 0.01;
@@ -54,6 +54,8 @@ struct Server {
     /// Ends of work: by the clock of the workers, or of the work done by each who shares.
     ends: BinaryHeap<Reverse<At>>,
     delays: BinaryHeap<Reverse<At>>,
+    /// Ends of those that hang, which need no worker.
+    hanging: BinaryHeap<Reverse<At>>,
     done: f64,
     last: Seconds,
 }
@@ -68,6 +70,7 @@ impl Server {
             queue: VecDeque::new(),
             ends: BinaryHeap::new(),
             delays: BinaryHeap::new(),
+            hanging: BinaryHeap::new(),
             done: 0.0,
             last: 0.0,
         }
@@ -100,13 +103,16 @@ impl Server {
             Some(end) => end,
             None => f64::INFINITY,
         };
-        let delay = self.delays.peek().map(|Reverse(At(at, _))| *at);
-        end.min(delay.unwrap_or(f64::INFINITY))
+        let waits = [self.delays.peek(), self.hanging.peek()];
+        let waits = waits.into_iter().flatten().map(|Reverse(At(at, _))| *at);
+        waits.fold(end, f64::min)
     }
 
     fn begin(&mut self, now: Seconds, who: usize, requests: &[Request]) {
         let before = requests[who].before;
-        if before > 0.0 {
+        if let Some(hangs) = requests[who].hangs {
+            self.hanging.push(Reverse(At(now + hangs, who)));
+        } else if before > 0.0 {
             self.delays.push(Reverse(At(now + before, who)));
         } else if self.load.shares_cores {
             self.advance(now);
@@ -128,6 +134,10 @@ impl Server {
     /// Who is done now, if it is not only the wait before the work.
     fn step(&mut self, now: Seconds, requests: &[Request]) -> Option<usize> {
         self.advance(now);
+        let hanging = self.hanging.peek().map(|Reverse(At(at, _))| *at);
+        if hanging.is_some_and(|at| at <= now + 1e-12) {
+            return self.hanging.pop().map(|Reverse(At(_, who))| who);
+        }
         let delay = self.delays.peek().map(|Reverse(At(at, _))| *at);
         if delay.is_some_and(|at| at <= now + 1e-12) {
             let Reverse(At(_, who)) = self.delays.pop()?;
@@ -164,8 +174,10 @@ struct Request {
     admitted: Seconds,
     work: f64,
     before: f64,
+    /// It hangs for so long, and needs no worker.
+    hangs: Option<Seconds>,
     class: usize,
-    caller: Option<usize>,
+    seat: Seat,
 }
 
 /// What is to happen.
@@ -182,10 +194,12 @@ pub(super) struct Scenario {
     pub(super) seed: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
     QuarterCapacity,
     FourTimesSlower,
+    /// This share of the calls hangs for so long, in something that is not the server's.
+    Hangs(f64, Seconds),
 }
 
 /// What became of the requests: when each came, how long it took or why not, and its class.
@@ -305,6 +319,7 @@ impl World {
             let (share, slow) = match fault {
                 Fault::QuarterCapacity => (0.25, 1.0),
                 Fault::FourTimesSlower => (1.0, 4.0),
+                Fault::Hangs(..) => (1.0, 1.0),
             };
             changes.push_back((from, (load.servers * share).max(least), slow));
             changes.push_back((to, load.servers, 1.0));
@@ -325,7 +340,22 @@ impl World {
                 } else {
                     0.0
                 };
-                self.arrive(now, class, work, before, scenario.sheds);
+                let hangs = match scenario.fault {
+                    Some((Fault::Hangs(share, time), from, to)) if (from..to).contains(&now) => {
+                        (dice.roll() < share).then_some(time)
+                    }
+                    _ => None,
+                };
+                let request = Request {
+                    arrived: now,
+                    admitted: now,
+                    work,
+                    before,
+                    hangs,
+                    class,
+                    seat: Seat::default(),
+                };
+                self.arrive(now, request, scenario.sheds);
                 arrival = now + dice.exponential(mean_gap);
             } else if now == served {
                 if let Some(who) = self.server.step(now, &self.requests) {
@@ -340,16 +370,10 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, now: Seconds, class: usize, work: f64, before: f64, sheds: bool) {
+    fn arrive(&mut self, now: Seconds, request: Request, sheds: bool) {
         let who = self.requests.len();
-        self.requests.push(Request {
-            arrived: now,
-            admitted: now,
-            work,
-            before,
-            class,
-            caller: None,
-        });
+        let class = request.class;
+        self.requests.push(request);
         self.answered.push(Some(f64::INFINITY));
         let ask = Ask {
             priority: CLASSES[class],
@@ -359,13 +383,13 @@ impl World {
         };
         if sheds {
             match self.state.enter(now, &ask) {
-                Ok(_) => self.server.begin(now, who, &self.requests),
+                Ok(seat) => self.begin(now, who, seat),
                 Err(_) => self.answered[who] = None,
             }
             return;
         }
         match self.state.enter_or_wait(now, &ask) {
-            Ok(_) => self.server.begin(now, who, &self.requests),
+            Ok(seat) => self.begin(now, who, seat),
             Err(Some(_)) => self.answered[who] = None,
             Err(None) => {
                 if let Some(out) = self.state.wait(now, &ask, who).out {
@@ -376,21 +400,24 @@ impl World {
         self.call(now);
     }
 
+    fn begin(&mut self, now: Seconds, who: usize, seat: Seat) {
+        self.requests[who].admitted = now;
+        self.requests[who].seat = seat;
+        self.server.begin(now, who, &self.requests);
+    }
+
     fn end(&mut self, now: Seconds, who: usize) {
         let request = &self.requests[who];
         self.answered[who] = Some(now - request.arrived);
         let sample = Sample::Served(now - request.admitted);
-        self.state.end(now, request.caller, sample);
+        self.state.end(now, request.seat, sample);
         self.call(now);
     }
 
     fn call(&mut self, now: Seconds) {
         while let Some(turn) = self.state.turn(now) {
             match turn.verdict {
-                Ok(()) => {
-                    self.requests[turn.who].admitted = now;
-                    self.server.begin(now, turn.who, &self.requests);
-                }
+                Ok(seat) => self.begin(now, turn.who, seat),
                 Err(_) => self.answered[turn.who] = None,
             }
         }

@@ -39,6 +39,8 @@ pub struct Check {
     keep: Duration,
     ask: Arc<Ask>,
     state: Mutex<State>,
+    /// How many results there were.
+    found: AtomicU64,
     failures: AtomicU64,
 }
 
@@ -50,6 +52,13 @@ struct State {
     last: Option<Finding>,
     /// It goes on when whoever waits for it leaves.
     running: Option<Task<Finding>>,
+}
+
+/// When somebody asked, and after how many results.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    found: u64,
+    at: Instant,
 }
 
 /// What a check found.
@@ -67,7 +76,9 @@ pub struct Finding {
 impl Check {
     /// A check that asks this. An `Err`, a panic, and no answer within the [timeout](Self::timeout) are failures.
     ///
-    /// Critical, kept for 5 s.
+    /// [Critical](Self::critical), with a [timeout](Self::timeout) of 800 ms, [kept](Self::keep) for 5 s. What is asked
+    /// runs in a task of its own and is dropped when its time is up. What the error says, with its causes, goes to the
+    /// log and to [`Health::details`](super::Health::details), and not to the public: leave secrets out of it.
     pub fn new<A, F, E>(name: &'static str, ask: A) -> Self
     where
         A: Fn() -> F + Send + Sync + 'static,
@@ -85,16 +96,26 @@ impl Check {
             keep: KEEP,
             ask: Arc::new(ask),
             state: Mutex::default(),
+            found: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
     }
 
-    /// A check that something accepts connections at this address.
+    /// A check that something accepts connections at this address. [Critical](Self::critical), as those of
+    /// [`Check::new`] are.
     pub fn tcp<A>(name: &'static str, address: A) -> Self
     where
         A: ToSocketAddrs + Clone + Send + Sync + 'static,
     {
         Self::new(name, move || connect(address.clone()))
+    }
+
+    /// The service cannot do without: when this fails it is `unavailable`, and not ready. Default, but for those checks
+    /// that say otherwise.
+    #[must_use]
+    pub fn critical(mut self) -> Self {
+        self.critical = true;
+        self
     }
 
     /// The service can do without: when this fails it is `degraded`, and still ready.
@@ -111,7 +132,8 @@ impl Check {
         self
     }
 
-    /// How long a result counts. Default: 5 s, half the time between two probes of a kubelet.
+    /// How long a result counts. Default: 5 s, half the time between two probes of a kubelet. 0: each probe asks, but
+    /// those that come while it is asked share the answer.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
@@ -138,18 +160,20 @@ impl Check {
     }
 
     /// Begins to ask, if the last result is too old and nobody asks already.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self) -> Asked {
+        let asked = Asked {
+            found: self.found.load(Ordering::Relaxed),
+            at: clock::now(),
+        };
         // Whoever holds the state is about to ask, or has just done so.
         if let Ok(mut state) = self.state.try_lock() {
             self.begin_in(&mut state);
         }
+        asked
     }
 
     fn begin_in(&self, state: &mut State) {
-        let fresh = state
-            .last
-            .as_ref()
-            .is_some_and(|last| clock::now().saturating_duration_since(last.at) < self.keep);
+        let fresh = state.last.as_ref().is_some_and(|last| self.counts(last));
         if !fresh && state.running.is_none() {
             let (ask, limit) = (Arc::clone(&self.ask), self.timeout);
             let run = async move { run(&*ask, limit).await };
@@ -157,22 +181,34 @@ impl Check {
         }
     }
 
-    /// The last result if it counts still, else a new one.
-    pub(super) async fn find(&self) -> Finding {
+    fn counts(&self, found: &Finding) -> bool {
+        clock::now().saturating_duration_since(found.at) < self.keep
+    }
+
+    /// The last result if it counts still, or was found since somebody asked, else a new one.
+    pub(super) async fn find(&self, asked: Asked) -> Finding {
         let mut state = self.state.lock().await;
-        self.begin_in(&mut state);
-        if let Some(running) = &mut state.running {
-            let found = running.await.unwrap_or_else(|end| Finding {
-                at: clock::now(),
-                took: Duration::ZERO,
-                error: Some(end.to_string()),
-            });
-            state.running = None;
-            self.note(state.last.as_ref(), &found);
-            state.last = Some(found);
+        loop {
+            let is_new = self.found.load(Ordering::Relaxed) != asked.found;
+            if let Some(last) = &state.last
+                && (is_new && last.at >= asked.at || self.counts(last))
+            {
+                return last.clone();
+            }
+            self.begin_in(&mut state);
+            // One may have ended long ago, when whoever had asked had left: then it is asked once more.
+            if let Some(running) = &mut state.running {
+                let found = running.await.unwrap_or_else(|end| Finding {
+                    at: clock::now(),
+                    took: Duration::ZERO,
+                    error: Some(end.to_string()),
+                });
+                state.running = None;
+                self.note(state.last.as_ref(), &found);
+                state.last = Some(found);
+                self.found.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        let last = state.last.clone();
-        last.expect("what was not fresh has just been asked")
     }
 
     /// Counts failures, and writes a line for each change.

@@ -1,17 +1,15 @@
 //! The answers over gRPC: `grpc.health.v1`, as its specification says (<https://grpc.io/docs/guides/health-checking/>).
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use axum::Router;
 use http_body::Body;
-use prost::Message;
 use tokio::{sync::watch, time::timeout};
 use tonic::{
     Code, Response, Status as GrpcStatus,
@@ -22,31 +20,58 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use super::{Health, Phase};
+use super::{
+    Health, Life, Phase,
+    messages::{CheckRequest, CheckResponse, ListRequest, ListResponse, ServingStatus},
+};
 
 /// How often a watcher has the checks looked at. What they keep, they keep.
 const EVERY: Duration = Duration::from_secs(1);
+/// The most services that `List` tells, as the specification advises.
+const MOST_LISTED: usize = 100;
 
 impl Health {
     /// Names a gRPC service that is asked about by its name, as in `shop.v1.Barista`. All follow the readiness of the
     /// whole, which is also the service of the empty name.
     #[must_use]
-    pub fn grpc_service(mut self, name: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.parts).services.push(name.into());
+    pub fn grpc_service(self, name: impl Into<String>) -> Self {
+        self.add_grpc_service(name);
         self
+    }
+
+    /// Names one while the service runs: those who watch it hear that it is known now.
+    pub fn add_grpc_service(&self, name: impl Into<String>) {
+        let name = name.into();
+        self.shared
+            .life
+            .send_if_modified(|life| life.services.insert(name));
+    }
+
+    /// Forgets one while the service runs: those who watch it hear `SERVICE_UNKNOWN`.
+    pub fn remove_grpc_service(&self, name: &str) {
+        self.shared
+            .life
+            .send_if_modified(|life| life.services.remove(name));
     }
 
     /// The service `grpc.health.v1.Health`: `Check`, `Watch` and `List`. Add it to a tonic server, or to its `Routes`.
     ///
-    /// A layer of the server is around this one too; let limiters pass `/grpc.health.v1.Health/`.
+    /// The layers of the server are around this one too, and a limiter rejects probes as it does others: where there is
+    /// one, serve [`grpc_routes`](Self::grpc_routes) instead.
     pub fn grpc(&self) -> GrpcHealth {
         GrpcHealth {
             health: self.clone(),
         }
     }
 
+    /// The same as routes of axum: for the listener of operators, or to be merged after the last `.layer(..)`, so that no
+    /// limiter is around them. They need a server of HTTP/2.
+    pub fn grpc_routes(&self) -> Router {
+        Router::new().route_service("/grpc.health.v1.Health/{method}", self.grpc())
+    }
+
     fn serves(&self, service: &str) -> bool {
-        service.is_empty() || self.parts.services.iter().any(|known| known == service)
+        service.is_empty() || self.shared.life.borrow().services.contains(service)
     }
 
     async fn serving(&self) -> ServingStatus {
@@ -109,44 +134,6 @@ impl fmt::Debug for GrpcHealth {
     }
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct CheckRequest {
-    #[prost(string, tag = "1")]
-    service: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct CheckResponse {
-    #[prost(enumeration = "ServingStatus", tag = "1")]
-    status: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListRequest {}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListResponse {
-    #[prost(map = "string, message", tag = "1")]
-    statuses: HashMap<String, CheckResponse>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-enum ServingStatus {
-    Unknown = 0,
-    Serving = 1,
-    NotServing = 2,
-    ServiceUnknown = 3,
-}
-
-impl From<ServingStatus> for CheckResponse {
-    fn from(status: ServingStatus) -> Self {
-        Self {
-            status: status.into(),
-        }
-    }
-}
-
 struct CheckMethod(Health);
 
 impl UnaryService<CheckRequest> for CheckMethod {
@@ -174,12 +161,14 @@ impl UnaryService<ListRequest> for ListMethod {
         let health = self.0.clone();
         Box::pin(async move {
             let status = CheckResponse::from(health.serving().await);
-            let names = health.parts.services.iter().cloned();
-            let statuses = names
-                .chain([String::new()])
-                .map(|name| (name, status.clone()));
+            let life = health.shared.life.borrow();
+            if life.services.len() >= MOST_LISTED {
+                let too_many = "too many services to list: ask about each";
+                return Err(GrpcStatus::resource_exhausted(too_many));
+            }
+            let names = life.services.iter().cloned().chain([String::new()]);
             Ok(Response::new(ListResponse {
-                statuses: statuses.collect(),
+                statuses: names.map(|name| (name, status.clone())).collect(),
             }))
         })
     }
@@ -214,8 +203,8 @@ type Next = Option<(ServingStatus, Option<Watched>)>;
 
 struct Watched {
     health: Health,
-    phase: watch::Receiver<Phase>,
-    known: bool,
+    service: String,
+    life: watch::Receiver<Life>,
     told: Option<ServingStatus>,
 }
 
@@ -223,8 +212,8 @@ impl Changes {
     fn of(health: &Health, service: &str) -> Self {
         let watched = Watched {
             health: health.clone(),
-            phase: health.phase.subscribe(),
-            known: health.serves(service),
+            service: service.to_owned(),
+            life: health.shared.life.subscribe(),
             told: None,
         };
         Self {
@@ -236,8 +225,8 @@ impl Changes {
 impl Watched {
     async fn next(mut self) -> Next {
         loop {
-            let draining = *self.phase.borrow_and_update() == Phase::Draining;
-            let status = if self.known {
+            let draining = self.life.borrow_and_update().phase == Phase::Draining;
+            let status = if self.health.serves(&self.service) {
                 self.health.serving().await
             } else {
                 ServingStatus::ServiceUnknown
@@ -249,7 +238,7 @@ impl Watched {
                 return None;
             }
             // swallow: none, the time being up is one of two reasons to look again, and the sender lives in `health`
-            let _looks_again = timeout(EVERY, self.phase.changed()).await;
+            let _looks_again = timeout(EVERY, self.life.changed()).await;
         }
     }
 }

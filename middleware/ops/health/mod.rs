@@ -6,6 +6,7 @@
 //! # fn serve() -> axum::Router {
 //! let health = Health::new()
 //!     .check(Check::tcp("database", "127.0.0.1:5432"))
+//!     .check(Check::disk("spool", "/var/spool", 1 << 30))
 //!     .check(Check::new("mailer", || async { ask_the_mailer().await }).not_critical());
 //!
 //! // On a listener of their own, or merged after the last `.layer(..)`: probes pass no limiter.
@@ -23,20 +24,30 @@
 //! - *Has it started?* `/startupz` says `starting` (503) until [`Health::started`], for services that
 //!   [start slowly](Health::starting).
 //!
-//! What the public is told is one word. Causes go to the log, one line for each change, and to
-//! [`Health::details`], for a listener that only operators reach.
+//! What the public is told is one word. Causes go to the log, one line for each change (`event="health_check_failed"`,
+//! `"health_check_recovered"`, `"readiness_changed"`), and to [`Health::details`], for a listener that only operators reach.
 
+mod ask;
 mod check;
 #[cfg(feature = "health-grpc")]
 mod grpc;
 mod http;
+#[cfg(feature = "health-grpc")]
+mod messages;
+#[cfg(any(feature = "load-shed", feature = "back-pressure", feature = "serve"))]
+mod saturation;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::watch;
 
+pub use self::ask::InvalidUrl;
 pub use self::check::{Check, Finding};
 #[cfg(feature = "health-grpc")]
 pub use self::grpc::GrpcHealth;
@@ -52,11 +63,12 @@ const FAILURES: Metric = Metric::new(
     "Checks of health that failed or took too long, by check.",
 );
 
-/// The health of a service: its phase, and the checks of what it needs. Clones share both.
+/// The health of a service: its phase, and the checks of what it needs. Clones share the phase; a clone that is given
+/// another check has it alone, so add them first.
 #[derive(Clone)]
 pub struct Health {
     parts: Arc<Parts>,
-    phase: Arc<watch::Sender<Phase>>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Clone, Default)]
@@ -64,7 +76,19 @@ struct Parts {
     checks: Vec<Arc<Check>>,
     signals: Vec<Signal>,
     tasks: Vec<&'static str>,
-    services: Vec<String>,
+}
+
+struct Shared {
+    life: watch::Sender<Life>,
+    /// What the log was told last.
+    told: Mutex<Status>,
+}
+
+/// What watchers wait for changes of.
+struct Life {
+    phase: Phase,
+    /// The names that gRPC is asked about.
+    services: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -108,6 +132,16 @@ impl Status {
         }
     }
 
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Ok => "the service is ready",
+            Self::Degraded => "the service is ready, and does without something",
+            Self::Starting => "the service starts",
+            Self::Draining => "the service takes no new calls",
+            Self::Unavailable => "the service is not ready",
+        }
+    }
+
     /// Whether calls should be sent to this service.
     pub fn is_ready(self) -> bool {
         matches!(self, Self::Ok | Self::Degraded)
@@ -141,7 +175,13 @@ impl Health {
     pub fn new() -> Self {
         Self {
             parts: Arc::default(),
-            phase: Arc::new(watch::Sender::new(Phase::Running)),
+            shared: Arc::new(Shared {
+                life: watch::Sender::new(Life {
+                    phase: Phase::Running,
+                    services: BTreeSet::new(),
+                }),
+                told: Mutex::new(Status::Ok),
+            }),
         }
     }
 
@@ -154,8 +194,8 @@ impl Health {
         self
     }
 
-    /// Follows something that tells at once how it stands, such as how full a limit is. It is asked by each probe and
-    /// must not block.
+    /// Follows something that tells at once how it stands. It is asked by each probe and must not block. A limit has a
+    /// method of its own, `saturation`.
     #[must_use]
     pub fn signal(
         mut self,
@@ -180,49 +220,100 @@ impl Health {
     /// Begins as `starting`, until [`Health::started`].
     #[must_use]
     pub fn starting(self) -> Self {
-        self.phase.send_replace(Phase::Starting);
+        self.enter(|_| Some(Phase::Starting));
         self
     }
 
     /// The service has started. A service that drains stays draining.
     pub fn started(&self) {
-        self.phase.send_if_modified(|phase| {
-            let starting = *phase == Phase::Starting;
-            if starting {
-                *phase = Phase::Running;
-            }
-            starting
-        });
+        self.enter(|phase| (phase == Phase::Starting).then_some(Phase::Running));
     }
 
     /// From now on the service is not ready, and never again. Call it first when shutting down: those who send calls
     /// need a while to see it.
     pub fn drain(&self) {
-        self.phase.send_replace(Phase::Draining);
+        self.enter(|_| Some(Phase::Draining));
+        self.tell(Status::Draining, &[]);
+    }
+
+    fn enter(&self, next: impl FnOnce(Phase) -> Option<Phase>) {
+        self.shared.life.send_if_modified(|life| {
+            let phase = next(life.phase).unwrap_or(life.phase);
+            let changes = phase != life.phase;
+            life.phase = phase;
+            changes
+        });
     }
 
     /// How the service is now. Runs the checks whose last result is too old, all at once.
     ///
     /// Cancel safe: a check that has begun goes on, and the next one to ask hears its result.
     pub async fn status(&self) -> Status {
-        match self.whole() {
-            Some(status) => status,
-            None => worst(&self.items().await),
-        }
+        let items = match self.whole() {
+            Some(_) => Vec::new(),
+            None => self.items().await,
+        };
+        self.judge(&items)
     }
 
     /// How the service is, and why. Unlike [`Health::status`] it asks the checks also while starting and draining.
+    ///
+    /// Cancel: checks that run go on, and whoever asks next has their result.
     pub async fn report(&self) -> Report {
         let items = self.items().await;
-        Report {
-            status: self.whole().unwrap_or_else(|| worst(&items)),
-            items,
+        let status = self.judge(&items);
+        Report { status, items }
+    }
+
+    /// What all of it means, and a line if that is news.
+    fn judge(&self, items: &[Item]) -> Status {
+        // It may drain since the first was asked.
+        let status = self.whole().unwrap_or_else(|| worst(items));
+        self.tell(status, items);
+        status
+    }
+
+    fn tell(&self, status: Status, items: &[Item]) {
+        let mut told = self
+            .shared
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let was = std::mem::replace(&mut *told, status);
+        drop(told);
+        if was == status {
+            return;
+        }
+        let (readiness, was) = (status.label(), was.label());
+        let because: Vec<_> = items
+            .iter()
+            .filter(|item| item.status == status && status > Status::Ok)
+            .map(|item| item.name)
+            .collect();
+        let because = (!because.is_empty()).then(|| because.join(", "));
+        let what = status.sentence();
+        match status {
+            Status::Degraded | Status::Unavailable => tracing::warn!(
+                target: "plimsoll::health",
+                event = "readiness_changed",
+                readiness,
+                was,
+                because,
+                "{what}"
+            ),
+            Status::Ok | Status::Starting | Status::Draining => tracing::info!(
+                target: "plimsoll::health",
+                event = "readiness_changed",
+                readiness,
+                was,
+                "{what}"
+            ),
         }
     }
 
     /// What the phase says, before anything else is asked.
     fn whole(&self) -> Option<Status> {
-        match *self.phase.borrow() {
+        match self.shared.life.borrow().phase {
             Phase::Starting => Some(Status::Starting),
             Phase::Draining => Some(Status::Draining),
             Phase::Running => None,
@@ -230,7 +321,7 @@ impl Health {
     }
 
     fn has_started(&self) -> bool {
-        *self.phase.borrow() != Phase::Starting
+        self.shared.life.borrow().phase != Phase::Starting
     }
 
     async fn items(&self) -> Vec<Item> {
@@ -251,11 +342,9 @@ impl Health {
         });
         let mut items: Vec<Item> = signals.chain(tasks).collect();
         // Begun all at once; each runs in a task of its own.
-        for check in &parts.checks {
-            check.begin();
-        }
-        for check in &parts.checks {
-            let finding = check.find().await;
+        let asked: Vec<_> = parts.checks.iter().map(|check| check.begin()).collect();
+        for (check, asked) in parts.checks.iter().zip(asked) {
+            let finding = check.find(asked).await;
             items.push(Item {
                 name: check.name(),
                 status: check.meaning(&finding),
@@ -293,7 +382,7 @@ impl Gauges for Health {
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Health")
-            .field("phase", &*self.phase.borrow())
+            .field("phase", &self.shared.life.borrow().phase)
             .field("checks", &self.parts.checks)
             .field("tasks", &self.parts.tasks)
             .finish_non_exhaustive()

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
 use super::{Check, Health, Status};
-use crate::gauge::Gauges as _;
+use crate::{gauge::Gauges as _, task::supervise};
 
 /// A dependency that counts how often it is asked.
 #[derive(Clone, Default)]
@@ -113,6 +113,43 @@ async fn a_prober_that_leaves_does_not_make_it_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_that_nobody_fetched_in_time_does_not_count() {
+    let database = Dependency::default();
+    let health = Health::new().check(database.check("database"));
+    let gone = tokio::time::timeout(Duration::from_micros(100), health.status());
+    assert!(gone.await.is_err());
+    // It ends well while nobody asks, and then all is different.
+    later(Duration::from_secs(60)).await;
+    database.leaves();
+    assert_eq!(health.status().await, Status::Unavailable);
+    assert_eq!(database.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_ask_while_it_is_asked_share_the_answer() {
+    let database = Dependency::default();
+    let check = database.check("database").keep(Duration::ZERO);
+    let health = Health::new().check(check);
+    let (one, other) = tokio::join!(health.status(), health.status());
+    assert_eq!((one, other), (Status::Ok, Status::Ok));
+    assert_eq!(database.asked(), 1);
+    assert_eq!(health.status().await, Status::Ok);
+    assert_eq!(database.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_drains_meanwhile_is_not_ready() {
+    let database = Dependency::default();
+    let health = Health::new().check(database.check("database"));
+    let asked = async {
+        later(Duration::from_millis(5)).await;
+        health.drain();
+    };
+    let (status, ()) = tokio::join!(health.status(), asked);
+    assert_eq!(status, Status::Draining);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_hangs_or_panics_has_failed() {
     let hung = Health::new()
         .check(Check::new("hung", pending::<Result<(), io::Error>>).timeout(Duration::from_secs(1)))
@@ -195,6 +232,20 @@ async fn the_public_is_told_one_word_and_operators_the_cause() {
     later(Duration::from_secs(60)).await;
     assert_eq!(get(health.routes(), "/livez").await.0, StatusCode::OK);
     assert_eq!(database.asked(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_task_makes_it_unavailable_until_it_is_back() {
+    let health = Health::new().task("bakes_for_a_second");
+    let task = supervise("bakes_for_a_second", || later(Duration::from_secs(1)));
+    let mut found = Vec::new();
+    // It returns after a second, and is started again 100 ms later.
+    for millis in [500, 550, 100] {
+        later(Duration::from_millis(millis)).await;
+        found.push(health.status().await);
+    }
+    assert_eq!(found, [Status::Ok, Status::Unavailable, Status::Ok]);
+    task.abort();
 }
 
 #[tokio::test(start_paused = true)]

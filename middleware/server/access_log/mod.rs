@@ -12,6 +12,7 @@
 //! let app: Router = Router::new().route("/order", get(order)).layer(AccessLogLayer::new());
 //! ```
 
+mod failures;
 mod record;
 
 use std::{
@@ -31,7 +32,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Level;
 
-pub use self::record::Record;
+pub use self::{
+    failures::{Failure, Failures},
+    record::Record,
+};
 use crate::{
     context::{self, FieldValue, Scope},
     observe::{BoxError, ResponseBody, ResponseFuture},
@@ -62,6 +66,8 @@ struct Settings {
     sample_successes: Option<NonZeroU32>,
     redact_headers: Vec<HeaderName>,
     call_span: bool,
+    on: bool,
+    recent: Option<Failures>,
     counts: Arc<Counts>,
 }
 
@@ -81,6 +87,8 @@ impl AccessLogLayer {
                 sample_successes: None,
                 redact_headers: Vec::new(),
                 call_span: false,
+                on: true,
+                recent: None,
                 counts: Arc::default(),
             }),
         }
@@ -117,6 +125,19 @@ impl AccessLogLayer {
     #[must_use]
     pub fn call_span(self) -> Self {
         self.with(|settings| settings.call_span = true)
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.with(|settings| settings.on = on)
+    }
+
+    /// Keeps the last calls that failed by the service's doing here too, for operators: `ops` shows them. Default: nowhere.
+    #[must_use]
+    pub fn recent(self, failures: &Failures) -> Self {
+        self.with(|settings| settings.recent = Some(failures.clone()))
     }
 
     /// How many lines of calls that went well were left out by [`AccessLogLayer::sample_successes`].
@@ -182,6 +203,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.settings.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let mut scope = Scope::open(&mut request);
         let more = &self.settings.redact_headers;
         if !more.is_empty() {

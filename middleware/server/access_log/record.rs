@@ -23,7 +23,7 @@ use crate::{
     context::{self, Frame, Kept, PeerAddr, REDACTED, REQUEST_ID, RequestId, Route, Scope},
     log::access::{self, AccessLine, Facts},
     observe::{End, Observer, Verdict, Witness},
-    outcome::Outcome,
+    outcome::{Fault, Outcome},
     protocol::GrpcCode,
     rejection::Rejection,
 };
@@ -127,6 +127,11 @@ impl Observer for Record {
         if let Some(level) = self.settings.level(outcome) {
             let verdict = self.witness.explain(&end, outcome);
             self.finish(verdict, ended);
+            if let Some(recent) = &self.settings.recent
+                && outcome.fault() == Fault::Server
+            {
+                recent.note(&self.line);
+            }
             let Self { line, .. } = self;
             let written = catch_unwind(AssertUnwindSafe(|| {
                 access::lend(line, tell, |line| make_event(line, level));

@@ -59,6 +59,8 @@ struct Held<S, B> {
     scope: Scope,
 }
 
+type Called<F, E> = Result<ResponseFuture<F, Admission>, E>;
+
 impl<S, B> Queued<S, B> {
     pub(super) fn new(
         desk: Desk,
@@ -82,7 +84,7 @@ impl<S, B> Queued<S, B> {
     fn poll_called(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<ResponseFuture<S::Future, Admission>, S::Error>>
+    ) -> Poll<Called<S::Future, S::Error>>
     where
         S: Service<Request<B>>,
     {
@@ -110,7 +112,7 @@ impl<S, B> Queued<S, B> {
                 let admission = admission.to(&mut request);
                 ResponseFuture::call(&mut service, request, admission, scope)
             }
-            Err(no) => ResponseFuture::reject(no, &request, Admission::none(), scope),
+            Err(no) => ResponseFuture::refuse(no, request, scope),
         }))
     }
 }

@@ -52,6 +52,7 @@ const LAYER: &str = "back_pressure";
 pub struct BackPressureLayer {
     desk: Desk,
     holds: bool,
+    on: bool,
 }
 
 impl BackPressureLayer {
@@ -60,6 +61,7 @@ impl BackPressureLayer {
         Self {
             desk: Desk::new(limit, LAYER),
             holds: false,
+            on: true,
         }
     }
 
@@ -74,6 +76,14 @@ impl BackPressureLayer {
             holds: true,
             ..self
         }
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
     }
 
     rules!();
@@ -93,7 +103,8 @@ impl<S> Layer<S> for BackPressureLayer {
         BackPressure {
             inner,
             desk: self.desk.clone(),
-            holds: self.holds,
+            holds: self.holds && self.on,
+            on: self.on,
             vacancy: None,
         }
     }
@@ -104,6 +115,7 @@ pub struct BackPressure<S> {
     inner: S,
     desk: Desk,
     holds: bool,
+    on: bool,
     /// What this one waits for in `poll_ready`.
     vacancy: Option<Vacancy>,
 }
@@ -115,6 +127,7 @@ impl<S: Clone> Clone for BackPressure<S> {
             inner: self.inner.clone(),
             desk: self.desk.clone(),
             holds: self.holds,
+            on: self.on,
             vacancy: None,
         }
     }
@@ -144,6 +157,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            return BackPressureFuture::of(Stage::Called {
+                inner: ResponseFuture::pass(&mut self.inner, request),
+            });
+        }
         let mut scope = Scope::open(&mut request);
         let visit = self.desk.visit(&request, &mut scope);
         let stage = match self.desk.enter_or_wait(visit) {
@@ -161,7 +179,7 @@ where
                 Stage::waiting(Queued::new(desk, waiting, service, request, scope))
             }
             Err(no) => Stage::Called {
-                inner: ResponseFuture::reject(no, &request, Admission::none(), scope),
+                inner: ResponseFuture::refuse(no, request, scope),
             },
         };
         BackPressureFuture::of(stage)

@@ -61,6 +61,7 @@ const LAYER: &str = "catch_panic";
 pub struct CatchPanicLayer {
     state: Arc<State>,
     backtraces: bool,
+    on: bool,
 }
 
 /// How many panics were caught, by place.
@@ -87,6 +88,7 @@ impl CatchPanicLayer {
         Self {
             state: Arc::default(),
             backtraces: false,
+            on: true,
         }
     }
 
@@ -105,6 +107,14 @@ impl CatchPanicLayer {
             burst: Some(Mutex::new(Burst::new(panics, window))),
             ..State::default()
         });
+        self
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
         self
     }
 
@@ -165,6 +175,7 @@ impl<S> Layer<S> for CatchPanicLayer {
         let catcher = Catcher {
             state: Arc::clone(&self.state),
             backtraces: self.backtraces,
+            on: self.on,
         };
         CatchPanic {
             inner: Guarded { inner, catcher },
@@ -194,6 +205,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.inner.catcher.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let scope = Scope::open(&mut request);
         ResponseFuture::call(&mut self.inner, request, (), scope)
     }
@@ -398,12 +412,17 @@ impl State {
 struct Catcher {
     state: Arc<State>,
     backtraces: bool,
+    /// Whether it catches, and does not let all pass.
+    on: bool,
 }
 
 impl Catcher {
     /// Runs this. When it panics, that is what became of the call, and there is no result.
     #[inline]
     fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
+        if !self.on {
+            return Some(run());
+        }
         match panics::catch(place.label(), self.backtraces, run) {
             Ok(result) => Some(result),
             Err(facts) => {
@@ -420,6 +439,9 @@ impl Catcher {
 
     /// Runs a destructor. What became of the call was settled before it.
     fn drop_guarded(&self, run: impl FnOnce()) {
+        if !self.on {
+            return run();
+        }
         if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
             self.caught(Place::Drop, &facts);
         }

@@ -75,6 +75,7 @@ struct Settings {
     scheme: Option<Scheme>,
     watched: Vec<Handle>,
     objectives: Vec<Objective>,
+    on: bool,
 }
 
 impl MetricsLayer {
@@ -99,6 +100,7 @@ impl MetricsLayer {
                 scheme: None,
                 watched: Vec::new(),
                 objectives: Vec::new(),
+                on: true,
             },
             books: Arc::default(),
         }
@@ -147,6 +149,13 @@ impl MetricsLayer {
         self.set(|settings| settings.objectives.push(objective))
     }
 
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types, has no
+    /// instruments and tells of no handle; to be decided by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.set(|settings| settings.on = on)
+    }
+
     /// What is set after the layer was applied goes into books of their own.
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
@@ -181,7 +190,7 @@ impl<S> Layer<S> for MetricsLayer {
     fn layer(&self, inner: S) -> Metrics<S> {
         Metrics {
             inner,
-            books: Arc::clone(self.books()),
+            books: self.settings.on.then(|| Arc::clone(self.books())),
             https: self.settings.scheme.as_ref().map(is_https),
         }
     }
@@ -195,7 +204,8 @@ fn is_https(scheme: &Scheme) -> bool {
 #[derive(Clone)]
 pub struct Metrics<S> {
     inner: S,
-    books: Arc<Books>,
+    /// `None` when it is switched off.
+    books: Option<Arc<Books>>,
     https: Option<bool>,
 }
 
@@ -217,12 +227,15 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let Some(books) = &self.books else {
+            return ResponseFuture::pass(&mut self.inner, request);
+        };
         let mut scope = Scope::open(&mut request);
         let started = scope.started();
         let protocol = scope.protocol(&request);
         let uri = request.uri();
         let https = self.https;
-        let (ledger, asked) = self.books.begin(
+        let (ledger, asked) = books.begin(
             Wire::of(protocol, request.version()),
             request.method(),
             https.unwrap_or_else(|| uri.scheme().is_some_and(is_https)),

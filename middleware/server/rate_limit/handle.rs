@@ -56,7 +56,7 @@ impl RateLimitHandle {
     }
 
     /// The name of the layer's own policy.
-    pub(super) fn policy(&self) -> &'static str {
+    pub fn policy(&self) -> &'static str {
         self.shared.policy()
     }
 
@@ -109,6 +109,11 @@ impl RateLimitHandle {
         Some(tier.quotas().clone())
     }
 
+    /// How many quotas a policy may have: there is room for no more.
+    pub(crate) fn most_quotas(&self) -> usize {
+        self.shared.settings.most_quotas()
+    }
+
     /// Changes the quotas of a policy. What callers have spent stays spent: whoever would have waited so long for all of
     /// its burst still does, and has calls of the new quota by then.
     ///
@@ -137,6 +142,11 @@ impl RateLimitHandle {
         let changed = Tier::share(name, quotas, settings.replicas);
         self.shared.memory.set_tier(tier, &changed);
         Ok(())
+    }
+
+    /// Whether calls pass and are only counted.
+    pub fn is_dry_run(&self) -> bool {
+        self.shared.dry_run.load(Ordering::Relaxed)
     }
 
     /// Lets all calls pass and counts those that would be rejected, or ends that.

@@ -62,6 +62,7 @@ pub use redis::{
 pub use response::{ResponseBody, ResponseFuture};
 pub use settings::{Answer, InvalidWeight};
 
+use admission::Admission;
 use settings::{POLICY, Settings};
 use shared::Shared;
 
@@ -79,6 +80,7 @@ const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(100_000).expect("above 0");
 #[derive(Clone)]
 pub struct RateLimitLayer {
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl RateLimitLayer {
@@ -185,6 +187,14 @@ impl RateLimitLayer {
         self.with(|settings| settings.dry_run = true)
     }
 
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
+    }
+
     /// Counts, callers, and changes while it runs.
     pub fn handle(&self) -> RateLimitHandle {
         RateLimitHandle::new(Arc::clone(&self.shared))
@@ -193,7 +203,7 @@ impl RateLimitLayer {
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.shared.settings.clone();
         change(&mut settings);
-        Self::of(settings)
+        Self::of(settings).enabled(self.on)
     }
 
     fn checked(self) -> Result<Self, InvalidWeight> {
@@ -204,6 +214,7 @@ impl RateLimitLayer {
     fn of(settings: Settings) -> Self {
         Self {
             shared: Arc::new(Shared::new(settings, clock::now())),
+            on: true,
         }
     }
 }
@@ -223,6 +234,7 @@ impl<S> Layer<S> for RateLimitLayer {
         RateLimit {
             inner,
             shared: Arc::clone(&self.shared),
+            on: self.on,
         }
     }
 }
@@ -232,6 +244,7 @@ impl<S> Layer<S> for RateLimitLayer {
 pub struct RateLimit<S> {
     inner: S,
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
@@ -249,6 +262,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            return ResponseFuture::call(self.inner.call(request), Admission::default());
+        }
         match Shared::decide(&self.shared, &Call::of(&request), clock::now()) {
             (admission, None) => ResponseFuture::call(self.inner.call(request), admission),
             (admission, Some(no)) => ResponseFuture::reject(no, request, admission),

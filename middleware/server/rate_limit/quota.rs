@@ -251,6 +251,19 @@ impl From<Quota> for Quotas {
     }
 }
 
+/// Written so that they can be parsed again; names are not part of it.
+impl fmt::Display for Quotas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, quota) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(" and ")?;
+            }
+            quota.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Quotas {
     type Err = InvalidQuota;
 

@@ -68,6 +68,7 @@ struct Settings {
     inbound: Vec<HeaderName>,
     trust: Trust,
     make: make::Maker,
+    on: bool,
 }
 
 impl RequestIdLayer {
@@ -80,6 +81,7 @@ impl RequestIdLayer {
                 inbound,
                 trust: Trust::Keep,
                 make: make::Maker::UuidV4,
+                on: true,
             }),
         }
     }
@@ -106,6 +108,13 @@ impl RequestIdLayer {
     #[must_use]
     pub fn make_with(self, make: impl Fn() -> RequestId + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.make = make::Maker::Own(Arc::new(make)))
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.with(|settings| settings.on = on)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -154,6 +163,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.settings.on {
+            return ResponseFuture::pass(&mut self.inner, request);
+        }
         let mut scope = Scope::of(&request);
         let known = request.extensions().get::<RequestId>().cloned();
         let (id, replaced) = known.map_or_else(

@@ -28,6 +28,14 @@ impl<'a, S> Starting<'a, S> {
             timing: Some(timing),
         }
     }
+
+    /// Within no limits.
+    pub(super) fn untimed(inner: &'a mut S) -> Self {
+        Self {
+            inner,
+            timing: None,
+        }
+    }
 }
 
 impl<S, B, ResBody> Service<Request<B>> for Starting<'_, S>

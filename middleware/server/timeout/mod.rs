@@ -75,6 +75,7 @@ const LAYER: &str = "timeout";
 #[derive(Clone)]
 pub struct TimeoutLayer {
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl TimeoutLayer {
@@ -88,7 +89,7 @@ impl TimeoutLayer {
     /// Default: none, since streams may last for days.
     #[must_use]
     pub fn total(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.total = limit.into())
+        self.with(|settings| settings.total.set(limit.into()))
     }
 
     /// The most time that a handler takes until its head. While it waits for the caller's body this clock stands still
@@ -96,14 +97,14 @@ impl TimeoutLayer {
     /// Default: 60 s, after which nginx and the load balancers of clouds have given up and nobody hears the answer.
     #[must_use]
     pub fn head(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.head = limit.into())
+        self.with(|settings| settings.head.set(limit.into()))
     }
 
     /// The most time that the body of a response has nothing to send while the caller would take it.
     /// Default: none, since a stream of events may be silent for hours.
     #[must_use]
     pub fn idle(self, limit: impl Into<Option<Duration>>) -> Self {
-        self.with(|settings| settings.idle = limit.into())
+        self.with(|settings| settings.idle.set(limit.into()))
     }
 
     /// The least rate at which the body of a request must come while the handler waits for it, of gRPC too. The grace is
@@ -134,6 +135,29 @@ impl TimeoutLayer {
         self.with(|settings| settings.trusted = Some(peers))
     }
 
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
+    }
+
+    /// Changes [`total`](Self::total) while it runs, for calls that begin from now on.
+    pub fn set_total(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.total.set(limit.into());
+    }
+
+    /// Changes [`head`](Self::head) while it runs. A call that runs already is held to it when its timer rings next.
+    pub fn set_head(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.head.set(limit.into());
+    }
+
+    /// Changes [`idle`](Self::idle) while it runs. A call that runs already is held to it when its timer rings next.
+    pub fn set_idle(&self, limit: impl Into<Option<Duration>>) {
+        self.shared.settings.idle.set(limit.into());
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> TimeoutCounts {
         self.shared.counts.read()
@@ -142,7 +166,7 @@ impl TimeoutLayer {
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.shared.settings.clone();
         change(&mut settings);
-        Self::of(settings)
+        Self::of(settings).enabled(self.on)
     }
 
     fn of(settings: Settings) -> Self {
@@ -151,6 +175,7 @@ impl TimeoutLayer {
                 settings,
                 counts: Default::default(),
             }),
+            on: true,
         }
     }
 }
@@ -187,6 +212,7 @@ impl<S> Layer<S> for TimeoutLayer {
         Timeout {
             inner,
             shared: Arc::clone(&self.shared),
+            on: self.on,
         }
     }
 }
@@ -196,6 +222,7 @@ impl<S> Layer<S> for TimeoutLayer {
 pub struct Timeout<S> {
     inner: S,
     shared: Arc<Shared>,
+    on: bool,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Timeout<S>
@@ -215,6 +242,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            return ResponseFuture::pass(&mut Starting::untimed(&mut self.inner), request);
+        }
         let mut scope = Scope::open(&mut request);
         match Timing::begin(&self.shared, &request, &mut scope) {
             Ok(mut timing) => {

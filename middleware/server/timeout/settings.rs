@@ -1,5 +1,7 @@
 use std::{
+    fmt,
     num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,11 +20,52 @@ pub(super) struct Shared {
 
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) total: Option<Duration>,
-    pub(super) head: Option<Duration>,
-    pub(super) idle: Option<Duration>,
+    pub(super) total: Setting,
+    pub(super) head: Setting,
+    pub(super) idle: Setting,
     pub(super) pace: Option<Pace>,
     pub(super) trusted: Option<TrustedProxies>,
+}
+
+/// A limit that can be changed while calls run.
+pub(super) struct Setting(AtomicU64);
+
+impl Setting {
+    const NONE: u64 = u64::MAX;
+
+    fn of(limit: Option<Duration>) -> Self {
+        let setting = Self(AtomicU64::new(Self::NONE));
+        setting.set(limit);
+        setting
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::NONE => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    pub(super) fn set(&self, limit: Option<Duration>) {
+        let nanos = limit.map_or(Self::NONE, |limit| {
+            // Within what a timer can wait for, which 64 bits of nanoseconds hold.
+            u64::try_from(limit.min(LONGEST).as_nanos()).unwrap_or(Self::NONE)
+        });
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Setting {
+    fn clone(&self) -> Self {
+        Self::of(self.get())
+    }
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
 }
 
 /// How fast the body of a request must come.
@@ -36,9 +79,9 @@ pub(super) struct Pace {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            total: None,
-            head: Some(Duration::from_secs(60)),
-            idle: None,
+            total: Setting::of(None),
+            head: Setting::of(Some(Duration::from_secs(60))),
+            idle: Setting::of(None),
             pace: Some(Pace {
                 bytes_per_second: NonZeroU32::new(500).expect("above 0"),
                 grace: Duration::from_secs(20),

@@ -80,6 +80,7 @@ impl Timing {
         let started = scope.started();
         let total = settings
             .total
+            .get()
             .map(|total| (after(started, total), Limit::Total));
         let over = match asked {
             None => total,
@@ -113,7 +114,7 @@ impl Timing {
         let may_be_silent =
             scope.protocol(&request) == Protocol::Grpc && request.version() >= Version::HTTP_2;
         let pace = settings.pace.filter(|pace| pace.of_grpc || !may_be_silent);
-        if pace.is_none() && settings.head.is_none() {
+        if pace.is_none() && settings.head.get().is_none() {
             return request;
         }
         let inflow = Arc::new(Inflow::new(pace));
@@ -131,7 +132,7 @@ impl Timing {
     /// Whether there is anything to wait for once the head is there.
     pub(super) fn lasts(&self) -> bool {
         let may_be_slow = || self.inflow.as_ref()?.may_be_slow();
-        self.over.is_some() || self.shared.settings.idle.is_some() || may_be_slow().is_some()
+        self.over.is_some() || self.shared.settings.idle.get().is_some() || may_be_slow().is_some()
     }
 
     /// The limit that is exceeded, for a call that has nothing to give at the moment; else wakes when one is.
@@ -174,7 +175,7 @@ impl Timing {
         let (own, recheck) = match (turn, phase) {
             (Some(Turn::Caller { until }), _) => {
                 let until = until.map(|until| (until, Limit::Body));
-                (until, settings.head.filter(|_| phase == Phase::Head))
+                (until, settings.head.get().filter(|_| phase == Phase::Head))
             }
             (Some(Turn::Handler { waited }), Phase::Head) => (self.head_due(waited), None),
             (None, Phase::Head) => (self.head_due(Duration::ZERO), None),
@@ -184,7 +185,7 @@ impl Timing {
                 (None, pace.map(|pace| pace.grace))
             }
         };
-        let idle = self.silent_since.zip(settings.idle);
+        let idle = self.silent_since.zip(settings.idle.get());
         let idle = idle.map(|(since, idle)| (after(since, idle), Limit::Idle));
         let due = [self.over, own, idle].into_iter().flatten();
         // The first of equals, so that the caller's own deadline is told as that.
@@ -194,7 +195,7 @@ impl Timing {
     }
 
     fn head_due(&self, waited: Duration) -> Option<(Instant, Limit)> {
-        let head = self.shared.settings.head?.saturating_add(waited);
+        let head = self.shared.settings.head.get()?.saturating_add(waited);
         Some((after(self.started, head), Limit::Head))
     }
 
@@ -205,10 +206,19 @@ impl Timing {
         let settings = &self.shared.settings;
         let error = match limit {
             Limit::Deadline => DEADLINE.to_owned(),
-            Limit::Head => format!("no head within {:?}", settings.head.unwrap_or_default()),
+            Limit::Head => format!(
+                "no head within {:?}",
+                settings.head.get().unwrap_or_default()
+            ),
             Limit::Body => "the body of the request comes too slowly".to_owned(),
-            Limit::Idle => format!("nothing sent for {:?}", settings.idle.unwrap_or_default()),
-            Limit::Total => format!("not over within {:?}", settings.total.unwrap_or_default()),
+            Limit::Idle => format!(
+                "nothing sent for {:?}",
+                settings.idle.get().unwrap_or_default()
+            ),
+            Limit::Total => format!(
+                "not over within {:?}",
+                settings.total.get().unwrap_or_default()
+            ),
         };
         let outcome = match limit {
             Limit::Body => Outcome::RequestBodyError,
@@ -242,7 +252,7 @@ impl Shared {
         protocol: Protocol,
         scope: &mut Scope,
     ) -> Result<(Instant, Limit), Rejection> {
-        let total = self.settings.total;
+        let total = self.settings.total.get();
         let most = total.unwrap_or(LONGEST).min(LONGEST);
         if asked > most {
             self.counts.capped();

@@ -87,6 +87,7 @@ struct Settings {
     methods: Methods,
     rpc_methods: BTreeSet<String>,
     headers: Vec<HeaderName>,
+    on: bool,
     counts: Arc<Counts>,
 }
 
@@ -121,6 +122,7 @@ impl TraceContextLayer {
                 methods: Methods::chosen(None),
                 rpc_methods: BTreeSet::new(),
                 headers: Vec::new(),
+                on: true,
                 counts: Arc::default(),
             }),
         }
@@ -159,6 +161,13 @@ impl TraceContextLayer {
     #[must_use]
     pub fn record_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.set(|settings| settings.headers.extend(names))
+    }
+
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types; to be decided
+    /// by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(self, on: bool) -> Self {
+        self.set(|settings| settings.on = on)
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -238,6 +247,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.settings.on {
+            let mut within = Within {
+                context: None,
+                inner: &mut self.inner,
+            };
+            return ResponseFuture::pass(&mut within, request);
+        }
         let mut scope = Scope::open(&mut request);
         let (request, traced) = Traced::begin(request, &*self.start, &self.settings, &mut scope);
         let mut within = Within {

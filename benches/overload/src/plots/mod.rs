@@ -75,7 +75,8 @@ fn by_load(rows: &[Row], what: &str, y: Axis, value: impl Fn(&Row) -> f64) -> Ve
                 .collect();
             if !curves.is_empty() {
                 panels.push(Panel {
-                    title: format!("{} over {}: {what}", backend.name(), protocol.name()),
+                    title: format!("{} over {}", backend.name(), protocol.name()),
+                    y_title: what.to_owned(),
                     x_title: "offered load, multiples of the capacity",
                     x: Axis::Logarithmic {
                         from: 0.5,
@@ -133,11 +134,8 @@ fn drops(rows: &[Row]) -> Vec<Panel> {
             };
             let (from, to) = case.reduced();
             panels.push(Panel {
-                title: format!(
-                    "{} at {} times the load: goodput, share of capacity",
-                    scenario.name(),
-                    case.load()
-                ),
+                title: format!("{} at {} times the capacity", scenario.name(), case.load()),
+                y_title: "goodput, share of capacity".to_owned(),
                 x_title: "seconds",
                 x: Axis::Linear {
                     to: case.length().as_secs_f64(),

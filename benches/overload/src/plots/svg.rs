@@ -8,6 +8,7 @@ use crate::case::Variant;
 pub(super) struct Panel {
     pub(super) title: String,
     pub(super) x_title: &'static str,
+    pub(super) y_title: String,
     pub(super) x: Axis,
     pub(super) y: Axis,
     /// From where to where on the x axis.
@@ -32,9 +33,12 @@ pub(super) enum Axis {
     },
 }
 
+/// A curve of no more points shows each of them.
+const MEASURED: usize = 12;
+
 const WIDTH: f64 = 760.0;
-const PANEL: f64 = 300.0;
-const LEFT: f64 = 56.0;
+const PANEL: f64 = 320.0;
+const LEFT: f64 = 64.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
@@ -119,6 +123,12 @@ fn write_panel(svg: &mut String, panel: &Panel) -> fmt::Result {
         "<text class=\"title\" x=\"{LEFT}\" y=\"20\">{}</text>",
         panel.title
     )?;
+    let middle = f64::midpoint(TOP, bottom);
+    writeln!(
+        svg,
+        "<text x=\"16\" y=\"{middle}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {middle})\">{}</text>",
+        panel.y_title
+    )?;
     if let Some((from, to)) = panel.shaded {
         let (from, width) = (x(from), x(to) - x(from));
         let height = bottom - TOP;
@@ -161,6 +171,9 @@ fn write_panel(svg: &mut String, panel: &Panel) -> fmt::Result {
             .collect();
         let look = look(curve.variant);
         writeln!(svg, "<polyline {look} points=\"{}\"/>", points.join(" "))?;
+        if points.len() <= MEASURED {
+            write_dots(svg, curve.variant, &points)?;
+        }
         let row = TOP + 14.0 + 20.0 * at as f64;
         let from = right + 12.0;
         writeln!(svg, "<path {look} d=\"M{from} {}h22\"/>", row - 4.0)?;
@@ -169,6 +182,18 @@ fn write_panel(svg: &mut String, panel: &Panel) -> fmt::Result {
             "<text x=\"{}\" y=\"{row}\">{}</text>",
             from + 28.0,
             curve.variant.name()
+        )?;
+    }
+    Ok(())
+}
+
+/// Where curves of few points were measured.
+fn write_dots(svg: &mut String, variant: Variant, points: &[String]) -> fmt::Result {
+    let colour = look(variant).split('"').nth(3).unwrap_or_default();
+    for (x, y) in points.iter().filter_map(|point| point.split_once(',')) {
+        writeln!(
+            svg,
+            "<circle fill=\"{colour}\" cx=\"{x}\" cy=\"{y}\" r=\"3\"/>"
         )?;
     }
     Ok(())
@@ -224,6 +249,7 @@ mod tests {
         let panel = Panel {
             title: "goodput".to_owned(),
             x_title: "load",
+            y_title: "share".to_owned(),
             x: Axis::Linear { to: 2.0 },
             y: Axis::Linear { to: 1.0 },
             shaded: Some((0.5, 1.0)),
@@ -233,7 +259,8 @@ mod tests {
             }],
         };
         let svg = draw(&[panel]);
-        assert!(svg.contains("points=\"56.0,256.0 570.0,34.0\""), "{svg}");
+        assert!(svg.contains("points=\"64.0,276.0 570.0,34.0\""), "{svg}");
+        assert_eq!(svg.matches("<circle fill=\"#8c959f\"").count(), 2);
         assert!(svg.contains(">no-limit</text>"));
         assert!(svg.ends_with("</svg>\n"));
     }

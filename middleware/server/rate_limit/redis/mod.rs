@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use super::{
     RateLimitHandle, RateLimitLayer,
+    admission::Admission,
     response::{ResponseBody, ResponseFuture},
     settings::Settings,
     shared::Shared,
@@ -71,7 +72,10 @@ impl RateLimitLayer {
         }
         let shared = Arc::new(Shared::new(settings, clock::now()));
         let remote = Arc::new(Remote::new(shared, redis, when_away, false, 0));
-        RedisRateLimitLayer { remote }
+        RedisRateLimitLayer {
+            remote,
+            on: self.on,
+        }
     }
 }
 
@@ -80,6 +84,7 @@ impl RateLimitLayer {
 #[derive(Clone)]
 pub struct RedisRateLimitLayer {
     remote: Arc<Remote>,
+    on: bool,
 }
 
 impl RedisRateLimitLayer {
@@ -105,9 +110,17 @@ impl RedisRateLimitLayer {
         self.with(pre_check, calls.get())
     }
 
+    /// Whether this layer does anything. Switched off it passes calls on as they are, of the same types, and asks Redis
+    /// nothing; to be decided by configuration. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.on = on;
+        self
+    }
+
     fn with(self, pre_check: bool, lease: u32) -> Self {
         let remote = Arc::new(self.remote.with(pre_check, lease));
-        Self { remote }
+        Self { remote, ..self }
     }
 
     /// Counts, callers, and changes while it runs; of this replica. Its keys are those that the local share is about.
@@ -131,6 +144,7 @@ impl<S> Layer<S> for RedisRateLimitLayer {
         RedisRateLimit {
             inner,
             remote: Arc::clone(&self.remote),
+            on: self.on,
         }
     }
 }
@@ -140,6 +154,7 @@ impl<S> Layer<S> for RedisRateLimitLayer {
 pub struct RedisRateLimit<S> {
     inner: S,
     remote: Arc<Remote>,
+    on: bool,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RedisRateLimit<S>
@@ -156,6 +171,10 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if !self.on {
+            let future = ResponseFuture::call(self.inner.call(request), Admission::default());
+            return RedisFuture::Decided { future };
+        }
         let later = match Remote::decide(&self.remote, &Call::of(&request)) {
             Deciding::Later(later) => later,
             Deciding::Now((admission, None)) => {

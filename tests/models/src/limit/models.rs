@@ -14,7 +14,7 @@ use super::{
     outside::{Arc, Ordering},
     shared::{Admitted, Shared},
     start,
-    state::Ask,
+    state::{Ask, Seat},
 };
 use crate::{clock, context::Priority};
 
@@ -60,34 +60,34 @@ fn one() -> Arc<Shared> {
 struct Inside(AtomicUsize);
 
 impl Inside {
-    fn work(&self, shared: &Shared) {
+    fn work(&self, shared: &Shared, seat: Seat) {
         let inside = self.0.fetch_add(1, Ordering::SeqCst) + 1;
         assert!(inside <= MOST, "{inside} at once");
         thread::yield_now();
         self.0.fetch_sub(1, Ordering::SeqCst);
-        shared.give_back(None, Sample::Served(0.01), clock::now());
+        shared.give_back(seat, Sample::Served(0.01), clock::now());
     }
 }
 
 /// Waits for a permit, or gives up on the way. Whether it was let in.
 fn call(shared: &Arc<Shared>, inside: &Inside, gives_up: bool) -> bool {
     match Shared::enter_or_wait(shared, clock::now(), &ask()) {
-        Ok(Admitted::Now(_)) => inside.work(shared),
+        Ok(Admitted::Now(seat)) => inside.work(shared, seat),
         Ok(Admitted::Later(wait)) => {
             let mut wait = Box::pin(wait);
             if gives_up {
                 // Polled once, so that there is a waker; then dropped, whatever was told meanwhile.
                 block_on(poll_fn(|context| {
-                    if let Poll::Ready(Ok(_)) = wait.as_mut().poll(context) {
-                        inside.work(shared);
+                    if let Poll::Ready(Ok(seat)) = wait.as_mut().poll(context) {
+                        inside.work(shared, seat);
                     }
                     Poll::Ready(())
                 }));
                 thread::yield_now();
                 return false;
             }
-            block_on(wait).expect("nobody is sent away");
-            inside.work(shared);
+            let seat = block_on(wait).expect("nobody is sent away");
+            inside.work(shared, seat);
         }
         Err(reason) => panic!("{reason:?}"),
     }
@@ -182,8 +182,8 @@ fn never_more_than_the_limit() {
                     let (shared, inside) = (Arc::clone(&shared), Arc::clone(&inside));
                     thread::spawn(move || {
                         for _ in 0..2 {
-                            if shared.enter(clock::now(), &ask()).is_ok() {
-                                inside.work(&shared);
+                            if let Ok(seat) = shared.enter(clock::now(), &ask()) {
+                                inside.work(&shared, seat);
                             }
                         }
                     })

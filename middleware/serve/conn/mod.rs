@@ -1,9 +1,12 @@
 //! What the parts of one connection share: its bytes, its calls, and when it is due.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -11,7 +14,8 @@ use std::{
 
 use super::{
     counts::{Closed, Counts},
-    heads::Heads,
+    handed::Over,
+    heads::{Framing, Heads},
     limits::Limits,
 };
 use crate::context::{Belongings, Handover};
@@ -28,12 +32,12 @@ pub(super) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Conn {
     pub(super) limits: Arc<Limits>,
     counts: Arc<Counts>,
+    pub(super) over: Arc<Over>,
     state: Mutex<State>,
     /// Whether it is to end with its calls.
     retiring: AtomicBool,
     /// Whether the server cuts off what still runs.
     cutting: AtomicBool,
-    served: AtomicU64,
     /// What is kept until it is closed, if there is anything.
     belongings: OnceLock<Belongings>,
 }
@@ -41,18 +45,21 @@ pub(super) struct Conn {
 #[derive(Debug)]
 struct State {
     heads: Heads,
-    /// Since when the peer owes the rest of a head.
+    /// Since when the peer owes the rest of a head, as far as anybody looked.
     owing: Option<Instant>,
-    /// When something last came, or a call ended.
+    /// When a call ended, or the peer was seen to have sent something.
     active: Instant,
+    /// Whether something came since, while no call ran.
+    came: bool,
     /// Since when the peer takes nothing.
     blocked: Option<Instant>,
     running: usize,
+    served: u64,
     calls: Vec<Slot>,
     /// The call that was begun last, until its task is known.
     newest: Option<usize>,
-    /// What the peer was told that it did too much of.
-    flood: Option<Closed>,
+    /// What the peer was told that it did too much of, or too slowly.
+    fault: Option<Closed>,
 }
 
 /// One call that runs.
@@ -79,24 +86,31 @@ pub(super) enum Due {
 }
 
 impl Conn {
-    pub(super) fn new(limits: Arc<Limits>, counts: Arc<Counts>, now: Instant) -> Self {
+    pub(super) fn new(
+        limits: Arc<Limits>,
+        counts: Arc<Counts>,
+        over: Arc<Over>,
+        now: Instant,
+    ) -> Self {
         Self {
             limits,
             counts,
+            over,
             state: Mutex::new(State {
                 heads: Heads::new(),
                 // The first head is owed from the start.
                 owing: Some(now),
                 active: now,
+                came: false,
                 blocked: None,
                 running: 0,
+                served: 0,
                 calls: Vec::new(),
                 newest: None,
-                flood: None,
+                fault: None,
             }),
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
-            served: AtomicU64::new(0),
             belongings: OnceLock::new(),
         }
     }
@@ -110,18 +124,18 @@ impl Conn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These bytes have come.
+    /// These bytes have come. When is not asked: most are a head whose call begins at once; [`due`](Self::due) sees to the
+    /// others.
     ///
     /// Returns whether it speaks HTTP/2.
-    pub(super) fn read(&self, bytes: &[u8], now: Instant) -> bool {
+    pub(super) fn read(&self, bytes: &[u8]) -> bool {
         let mut state = self.state();
         let running = state.running;
         state.heads.take(bytes, running);
-        state.active = now;
-        state.owing = match (state.heads.owes(), state.owing) {
-            (true, since) => Some(since.unwrap_or(now)),
-            (false, _) => None,
-        };
+        state.came = running == 0;
+        if !state.heads.owes() {
+            state.owing = None;
+        }
         state.heads.is_two()
     }
 
@@ -133,10 +147,13 @@ impl Conn {
     }
 
     /// A call begins.
-    pub(super) fn begin(self: &Arc<Self>) -> Call {
+    pub(super) fn begin(self: &Arc<Self>, body: Framing) -> Call {
         self.counts.call_began();
         let mut state = self.state();
-        state.heads.called();
+        state.heads.called(body);
+        state.came = false;
+        // Whatever was wrong with the one before, it went on.
+        state.fault = None;
         state.owing = state.owing.filter(|_| state.heads.owes());
         state.running = state.running.saturating_add(1);
         let free = state.calls.iter().position(|slot| !slot.used);
@@ -197,13 +214,21 @@ impl Conn {
         self.cutting.load(Ordering::Relaxed)
     }
 
-    /// The peer is told that it did too much of this.
-    pub(super) fn floods(&self, reason: Closed) {
-        self.state().flood = Some(reason);
+    /// The peer is told that it did this.
+    pub(super) fn blame(&self, fault: Closed) {
+        self.state().fault = Some(fault);
     }
 
-    pub(super) fn flood(&self) -> Option<Closed> {
-        self.state().flood
+    pub(super) fn fault(&self) -> Option<Closed> {
+        self.state().fault
+    }
+
+    /// A task of the connection begins that is no call's: a stream that was handed over to another protocol.
+    pub(super) fn hold(self: &Arc<Self>) -> Held {
+        let mut state = self.state();
+        state.running = state.running.saturating_add(1);
+        drop(state);
+        Held(Arc::clone(self))
     }
 
     pub(super) fn is_two(&self) -> bool {
@@ -212,7 +237,16 @@ impl Conn {
 
     /// How many calls it has served to their end.
     pub(super) fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
+        self.state().served
+    }
+
+    /// Whether nothing is due before that which was when it was last asked.
+    pub(super) fn is_calm(&self) -> bool {
+        let state = self.state();
+        !state.came
+            && !state.heads.owes()
+            && state.blocked.is_none()
+            && state.calls.iter().all(|slot| slot.handed.is_none())
     }
 
     /// What is due by now. A stream of HTTP/2 that nobody takes is cut off alone, if others of its connection go on.
@@ -225,6 +259,12 @@ impl Conn {
             limits.idle
         };
         let mut state = self.state();
+        if std::mem::take(&mut state.came) {
+            state.active = now;
+        }
+        if state.heads.owes() {
+            state.owing.get_or_insert(now);
+        }
         let over = |since: Option<Instant>, limit| {
             since
                 .and_then(|since| since.checked_add(limit))
@@ -286,6 +326,16 @@ impl Call {
         self.conn.is_cutting()
     }
 
+    /// Its answer hands the connection over to another protocol.
+    pub(super) fn hands_over(&self) {
+        self.conn.over.hand();
+    }
+
+    /// Should its connection end now, it is for this.
+    pub(super) fn blame(&self, fault: Closed) {
+        self.conn.blame(fault);
+    }
+
     /// It does not end by itself.
     pub(super) fn was_cut(&mut self) {
         self.was_cut = true;
@@ -307,111 +357,30 @@ impl Drop for Call {
         if let Some(slot) = state.calls.get_mut(self.id) {
             *slot = Slot::default();
         }
-        state.running = state.running.saturating_sub(1);
-        state.active = now;
+        state.ended(now);
+        state.served = state.served.saturating_add(1);
         drop(state);
-        self.conn.served.fetch_add(1, Ordering::Relaxed);
         self.conn.counts.call_ended(self.was_cut);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock;
-
-    fn conn() -> (Arc<Conn>, Instant) {
-        let now = clock::now();
-        let limits = Limits {
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            write_stall: Duration::from_secs(30),
-            ..Limits::default()
-        };
-        let conn = Conn::new(Arc::new(limits), Arc::default(), now);
-        (Arc::new(conn), now)
-    }
-
-    fn after(start: Instant, seconds: u64) -> Instant {
-        start + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn half_a_head_is_due_and_a_whole_one_is_not() {
-        let (conn, start) = conn();
-        assert_eq!(conn.due(start), Due::At(after(start, 10)));
-        conn.read(b"GET / HTTP/1.1\r\n", after(start, 9));
-        assert_eq!(conn.due(after(start, 10)), Due::Close(Closed::HeadTimeout));
-        let call = conn.begin();
-        assert_eq!(conn.due(after(start, 11)), Due::At(after(start, 41)));
-        drop(call);
-        assert_eq!(conn.served(), 1);
-    }
-
-    #[test]
-    fn a_quiet_connection_is_due_when_it_was_quiet_for_long() {
-        let (conn, start) = conn();
-        conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
-        let call = conn.begin();
-        assert!(
-            matches!(conn.due(after(start, 100)), Due::At(_)),
-            "a call runs"
-        );
-        drop(call);
-        let now = clock::now();
-        assert_eq!(
-            conn.due(now + Duration::from_secs(61)),
-            Due::Retire(Closed::Idle)
-        );
-    }
-
-    #[test]
-    fn it_is_looked_at_again_later_whatever_the_limits_are() {
-        for idle in [Duration::ZERO, Duration::MAX] {
-            let limits = Limits {
-                idle,
-                write_stall: idle,
-                ..Limits::default()
-            };
-            let now = clock::now();
-            let conn = Arc::new(Conn::new(Arc::new(limits), Arc::default(), now));
-            let call = conn.begin();
-            let due = conn.due(now);
-            assert!(matches!(due, Due::At(at) if at > now), "{idle:?}: {due:?}");
-            drop(call);
+impl State {
+    /// Something ended that ran.
+    fn ended(&mut self, now: Instant) {
+        self.running = self.running.saturating_sub(1);
+        self.active = now;
+        if self.running == 0 {
+            self.heads.ended();
         }
     }
+}
 
-    #[test]
-    fn what_nobody_takes_is_due() {
-        let (conn, start) = conn();
-        conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
-        let call = conn.begin();
-        call.handed(Some(after(start, 5)));
-        assert_eq!(conn.due(after(start, 6)), Due::At(after(start, 35)));
-        call.handed(None);
-        assert!(matches!(conn.due(after(start, 36)), Due::At(_)));
-        conn.wrote(true, after(start, 40));
-        assert_eq!(conn.due(after(start, 70)), Due::Close(Closed::WriteStalled));
-        conn.wrote(false, after(start, 70));
-        assert!(matches!(conn.due(after(start, 71)), Due::At(_)));
-    }
+/// A stream of HTTP/2 that speaks another protocol. Its connection does not rest meanwhile.
+#[derive(Debug)]
+pub(super) struct Held(Arc<Conn>);
 
-    #[test]
-    fn a_stream_with_a_task_is_cut_off_alone() {
-        let (conn, start) = conn();
-        let call = conn.begin();
-        let id = conn.take_newest().expect("it has just begun");
-        assert!(!conn.is_cut(id, Waker::noop()));
-        call.handed(Some(start));
-        assert!(matches!(
-            conn.due(after(start, 30)),
-            Due::Close(Closed::HeadTimeout)
-        ));
-        conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
-        let another = conn.begin();
-        assert!(matches!(conn.due(after(start, 30)), Due::At(_)));
-        assert!(conn.is_cut(id, Waker::noop()));
-        drop((call, another));
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state().ended(crate::clock::now());
     }
 }

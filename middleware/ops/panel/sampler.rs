@@ -1,0 +1,87 @@
+//! Takes a sample each second, and shows it to whoever looks.
+
+use std::{
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Parts, board::Level, figures::Figures, status};
+use crate::{
+    clock,
+    task::{Task, supervise},
+};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// So many samples go along with each event: who misses some has no gap.
+const LAST: usize = 5;
+
+/// The task. It ends when this is dropped.
+pub(super) struct Sampler(Task<()>);
+
+impl Sampler {
+    pub(super) fn start(parts: &Arc<Parts>) -> Self {
+        let parts = Arc::downgrade(parts);
+        Self(supervise("ops_sampler", move || run(parts.clone())))
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn run(parts: Weak<Parts>) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(parts) = parts.upgrade() else {
+            // Whoever gives up the last of it ends this task too.
+            return std::future::pending().await;
+        };
+        sample(&parts).await;
+        if parts.viewers.any() {
+            let status = status::make(&parts, LAST).await;
+            parts.viewers.show(&status);
+        }
+        parts.refusals.report(clock::now());
+    }
+}
+
+async fn sample(parts: &Arc<Parts>) {
+    let figures = match parts.registry.clone() {
+        Some(registry) => {
+            let read = move || registry.read().map(|metrics| Figures::of(&metrics));
+            match blocking(read).await {
+                Some(Ok(figures)) => Some(figures),
+                // It is shut down, or died and was told of. The page says that there are no numbers.
+                Some(Err(_)) | None => None,
+            }
+        }
+        None => None,
+    };
+    let limits = parts.limits.iter();
+    let limits = limits.map(|limit| Level {
+        limit: limit.limit(),
+        in_flight: limit.in_flight(),
+        waiting: limit.waiting(),
+    });
+    let limits = limits.collect();
+    let mut board = parts.board.lock().unwrap_or_else(PoisonError::into_inner);
+    board.push(clock::now(), clock::wall_clock(), figures, limits);
+}
+
+/// Does this on a thread where work may block; `None` if it panicked, which the log tells.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "its end is awaited right here, a panic included"
+)]
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    // swallow: plimsoll.panics its end is awaited right here, and the hook tells a panic
+    tokio::task::spawn_blocking(work).await.ok()
+}

@@ -1,0 +1,338 @@
+//! The file is read again, and what it says now holds.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    build::whole,
+    config::{ConfigError, Key, Values},
+    hangup::Hangup,
+    stack::{Parts, Stack},
+};
+use crate::{
+    gauge::{Gauges, Kind, Metric, Reading},
+    ops::change,
+    task::spawn,
+};
+
+const TARGET: &str = "plimsoll::preset";
+const TASK: &str = "preset_reload";
+
+const RELOADS: Metric = Metric::new(
+    "plimsoll.config.reloads",
+    Kind::Counter,
+    "{reload}",
+    "How often the configuration was read again, by result.",
+);
+
+/// What came of reading a file again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// The settings that hold from now on.
+    pub changed: Vec<&'static str>,
+    /// Those that are different in the file and hold only after a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// How often a file was read again. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    applied: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Reloads {
+    /// It was taken, whether or not it said something new.
+    pub fn applied(&self) -> u64 {
+        self.counts.applied.load(Ordering::Relaxed)
+    }
+
+    /// It was wrong, or could not be read, and nothing was changed.
+    pub fn rejected(&self) -> u64 {
+        self.counts.rejected.load(Ordering::Relaxed)
+    }
+}
+
+/// `plimsoll.config.reloads` with `result` = `applied`, `rejected`.
+impl Gauges for Reloads {
+    fn metrics(&self) -> &'static [Metric] {
+        const { &[RELOADS] }
+    }
+
+    fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        for (result, count) in [("applied", self.applied()), ("rejected", self.rejected())] {
+            tell(Reading::new(&RELOADS, count).with(&[("result", result)]));
+        }
+    }
+}
+
+impl Parts {
+    /// Takes what the file says now, or nothing of it.
+    pub(super) fn reload(
+        &self,
+        file: Result<Option<String>, ConfigError>,
+    ) -> Result<Reloaded, ConfigError> {
+        let told = file.and_then(|file| self.sources.values(file.as_deref(), self.program));
+        match told {
+            Ok(told) => {
+                let reloaded = self.take(&told);
+                self.reloads.counts.applied.fetch_add(1, Ordering::Relaxed);
+                Ok(reloaded)
+            }
+            Err(error) => {
+                self.reloads.counts.rejected.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    target: TARGET,
+                    event = "config_rejected",
+                    stack = self.name,
+                    key = error.key(),
+                    error = %error,
+                    "the configuration is wrong; nothing was changed"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    fn take(&self, told: &Values) -> Reloaded {
+        let mut values = self.values();
+        let mut reloaded = Reloaded {
+            changed: Vec::new(),
+            needs_restart: Vec::new(),
+        };
+        let changes = values.changes(told).filter(|key| self.has(key));
+        let changes: Vec<&'static Key> = changes.collect();
+        for key in &changes {
+            if self.is_applicable(key, told) {
+                let (from, to) = (values.shown(key.name), told.shown(key.name));
+                change::tell("file", key.name, &from, &to);
+                values.adopt(key, told);
+                reloaded.changed.push(key.name);
+            } else {
+                tracing::warn!(
+                    target: TARGET,
+                    event = "setting_needs_restart",
+                    stack = self.name,
+                    setting = key.name,
+                    now = %values.shown(key.name),
+                    wanted = %told.shown(key.name),
+                    "the setting holds after a restart"
+                );
+                reloaded.needs_restart.push(key.name);
+            }
+        }
+        for name in &reloaded.changed {
+            self.apply(name, &values);
+        }
+        reloaded
+    }
+
+    /// Whether this setting is of a part that this stack has: another one may have the log, or the exporters.
+    fn has(&self, key: &Key) -> bool {
+        match key.name.split_once('.') {
+            Some(("log", _)) => self.log.is_some(),
+            Some(("telemetry", _)) => self.telemetry.is_some(),
+            _ => true,
+        }
+    }
+
+    /// Whether a change of this setting can be made while calls run.
+    fn is_applicable(&self, key: &Key, told: &Values) -> bool {
+        match key.name {
+            // One that was made fixed finds nothing.
+            "back_pressure.limit" => told.number(key.name).is_some() || self.limit.can_adapt(),
+            // The table of callers was made for so many quotas, or not at all.
+            "rate_limit.quotas" => {
+                let many = |values: &Values| {
+                    let quotas = values.quotas(key.name)?;
+                    Some(quotas.as_slice().len())
+                };
+                let (Some(handle), Some(wanted)) = (&self.rate_limit, many(told)) else {
+                    return false;
+                };
+                wanted <= handle.most_quotas()
+            }
+            _ => key.live,
+        }
+    }
+
+    fn apply(&self, name: &str, values: &Values) {
+        let layers = &self.layers;
+        match name {
+            "log.filter" => {
+                if let Some(log) = &self.log {
+                    let set = log.set_filter(values.text("log.filter"));
+                    set.unwrap_or_else(|error| {
+                        tracing::error!(target: TARGET, event = "config_rejected", error = %error, "the filter stays")
+                    });
+                }
+            }
+            "timeout.head" => layers.timeout.set_head(values.time("timeout.head")),
+            "timeout.total" => layers.timeout.set_total(values.time("timeout.total")),
+            "timeout.idle" => layers.timeout.set_idle(values.time("timeout.idle")),
+            "rate_limit.quotas" => {
+                if let (Some(handle), Some(quotas)) =
+                    (&self.rate_limit, values.quotas("rate_limit.quotas"))
+                {
+                    let set = handle.set_quotas(handle.policy(), quotas.clone());
+                    set.expect("there is room for so many, and no route weighs anything");
+                }
+            }
+            "rate_limit.dry_run" => {
+                if let Some(handle) = &self.rate_limit {
+                    handle.set_dry_run(values.switch("rate_limit.dry_run"));
+                }
+            }
+            "back_pressure.limit" => match values.count("back_pressure.limit") {
+                Some(calls) => self.limit.hold(calls),
+                None => {
+                    assert!(self.limit.adapt(), "one that cannot is not asked to");
+                }
+            },
+            "back_pressure.min" | "back_pressure.max" => {
+                let bounds = values.count("back_pressure.min");
+                if let Some((min, max)) = bounds.zip(values.count("back_pressure.max")) {
+                    self.limit.set_between(min, max);
+                }
+            }
+            "back_pressure.max_waiting" | "back_pressure.max_wait" => self.limit.set_waiting(
+                values.number("back_pressure.max_waiting").map(whole),
+                values.time("back_pressure.max_wait"),
+            ),
+            "back_pressure.dry_run" => {
+                self.limit.dry_run(values.switch("back_pressure.dry_run"));
+            }
+            "body_limit.max" => {
+                let bytes = values.number("body_limit.max").unwrap_or(u64::MAX);
+                layers.body_limit.set_max_bytes(bytes);
+            }
+            _ => unreachable!("only settings that are live are applied"),
+        }
+    }
+}
+
+/// Watches the file, if there is one and a runtime to do so.
+pub(super) fn watch(stack: &Stack, file: Option<String>) {
+    let parts = &stack.parts;
+    let values = parts.values();
+    let every = values.time("reload.every").unwrap_or(Duration::MAX);
+    let wanted = file.is_some() && values.switch("reload.enabled");
+    drop(values);
+    if !wanted {
+        return;
+    }
+    let hangup = tokio::runtime::Handle::try_current()
+        .map_err(|error| error.to_string())
+        .and_then(|_| Hangup::new().map_err(|error| error.to_string()));
+    match hangup {
+        Ok(hangup) => {
+            let content = Watcher::new(Ok(file));
+            drop(spawn(
+                TASK,
+                run(Arc::downgrade(parts), content, every, hangup),
+            ));
+        }
+        Err(error) => tracing::warn!(
+            target: TARGET,
+            event = "config_not_watched",
+            stack = parts.name,
+            error,
+            "the configuration is not watched for changes"
+        ),
+    }
+}
+
+/// Until nobody holds the stack any more.
+async fn run(parts: Weak<Parts>, mut watcher: Watcher, every: Duration, mut hangup: Hangup) {
+    loop {
+        let asked = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            () = hangup.next() => true,
+        };
+        let Some(parts) = parts.upgrade() else {
+            return;
+        };
+        let file = parts.sources.read();
+        let content = match &file {
+            Ok(text) => Ok(text.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        if watcher.takes(content, asked) {
+            // What is wrong has been told.
+            // swallow: plimsoll.config.reloads the line and the count tell of it
+            let _told = parts.reload(file);
+        }
+    }
+}
+
+/// A file, or why it cannot be read.
+type Content = Result<Option<String>, String>;
+
+/// Whether a file is to be taken. The content decides, not its time: that may be coarse, and a file that is moved into
+/// place may be older than the one before.
+struct Watcher {
+    taken: Content,
+    before: Content,
+}
+
+impl Watcher {
+    fn new(taken: Content) -> Self {
+        Self {
+            before: taken.clone(),
+            taken,
+        }
+    }
+
+    /// Whether this is new. Unless somebody asked, it must have been the same the last time: it may be half written.
+    fn takes(&mut self, content: Content, asked: bool) -> bool {
+        let is_whole = asked || content == self.before;
+        let takes = asked || (is_whole && content != self.taken);
+        if takes {
+            self.taken = content.clone();
+        }
+        self.before = content;
+        takes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_taken_once_it_stays_the_same() {
+        let is = |text: &str| Ok(Some(text.to_owned()));
+        let gone = || Err("gone".to_owned());
+        let mut watcher = Watcher::new(is("a"));
+        for (content, asked, takes) in [
+            (is("a"), false, false),
+            (is("ab"), false, false),
+            (is("abc"), false, false),
+            (is("abc"), false, true),
+            (is("abc"), false, false),
+            // Moved away and back: nothing has changed.
+            (gone(), false, false),
+            (is("abc"), false, false),
+            (gone(), false, false),
+            (gone(), false, true),
+            (gone(), false, false),
+            // Somebody says that it is whole.
+            (is("d"), true, true),
+            (is("d"), false, false),
+            (is("d"), true, true),
+        ] {
+            assert_eq!(watcher.takes(content.clone(), asked), takes, "{content:?}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The whole stack: in its order, from its configuration, changed while it runs.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod config;
+mod live;
+mod off;
+mod reload;
+mod stack;
