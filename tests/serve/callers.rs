@@ -119,7 +119,7 @@ impl Served {
                     Protocol::Http1 => b"http/1.1",
                     Protocol::Http2 | Protocol::Grpc => b"h2",
                 };
-                let mut config = config.clone();
+                let mut config = (**config).clone();
                 config.alpn_protocols = vec![alpn.to_vec()];
                 let name = ServerName::try_from("localhost").expect("a name");
                 let stream = TcpStream::connect(address).await.expect("a connection");
