@@ -5,5 +5,6 @@ mod common;
 mod config;
 mod live;
 mod off;
+mod pages;
 mod reload;
 mod stack;
