@@ -6,5 +6,6 @@ mod config;
 mod costs;
 mod live;
 mod off;
+mod pages;
 mod reload;
 mod stack;
