@@ -48,14 +48,18 @@ fn the_guide_knows_every_setting() {
     for key in KEYS {
         let row = format!("| `{}` |", key.name);
         let mut rows = page.lines().filter(|line| line.starts_with(&row));
-        let row = rows.next().unwrap_or_else(|| panic!("{} has no row", key.name));
+        let row = rows
+            .next()
+            .unwrap_or_else(|| panic!("{} has no row", key.name));
         assert!(rows.next().is_none(), "{row}");
         assert!(row.contains(&format!("| `{}` |", key.default)), "{row}");
         let effect = row.rsplit("| ").next().expect("columns");
         assert_eq!(effect.starts_with("live"), key.live, "{row}");
         assert_eq!(effect.starts_with("restart"), !key.live, "{row}");
     }
-    let rows = page.lines().filter(|line| line.starts_with("| `") && line.contains('.'));
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.contains('.'));
     let rows = rows.filter(|line| line.ends_with("live |") || line.ends_with("restart |"));
     let more = rows.filter(|line| {
         let name = line.trim_start_matches("| `").split('`').next();
