@@ -2,11 +2,14 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+use tokio::sync::Notify;
 
 use crate::gauge::{Gauges, Kind, Metric, Reading};
 
@@ -124,6 +127,8 @@ pub(super) struct Counts {
     calls: AtomicUsize,
     served: AtomicU64,
     cut: AtomicU64,
+    /// Told whenever a call was cut off.
+    call_cut: Notify,
 }
 
 impl Counts {
@@ -166,6 +171,22 @@ impl Counts {
         self.calls.fetch_sub(1, Ordering::Relaxed);
         let count = if cut { &self.cut } else { &self.served };
         count.fetch_add(1, Ordering::Relaxed);
+        if cut {
+            self.call_cut.notify_waiters();
+        }
+    }
+
+    /// Waits until no call runs, when those that do are cut off: a stream of HTTP/2 has a task of its own, and may end
+    /// after its connection.
+    pub(super) async fn no_calls(&self) {
+        loop {
+            let mut cut = pin!(self.call_cut.notified());
+            cut.as_mut().enable();
+            if self.calls() == 0 {
+                return;
+            }
+            cut.await;
+        }
     }
 
     pub(super) fn cut(&self) -> u64 {

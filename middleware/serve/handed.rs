@@ -46,9 +46,20 @@ impl Over {
         polled: Poll<io::Result<R>>,
         context: &Context<'_>,
     ) -> Poll<io::Result<R>> {
-        if !self.is_handed.load(Ordering::Relaxed) {
-            return polled;
+        if self.is_handed.load(Ordering::Relaxed) {
+            self.watch_handed(side, polled, context)
+        } else {
+            polled
         }
+    }
+
+    #[cold]
+    fn watch_handed<R>(
+        &self,
+        side: Side,
+        polled: Poll<io::Result<R>>,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<R>> {
         let mut end = self.end();
         if end.cut {
             return Poll::Ready(Err(cut_off()));

@@ -24,6 +24,29 @@ pin_project! {
         _open: Arc<Open>,
         blocked: bool,
         is_two: bool,
+        // Bytes since others had their turn.
+        written: usize,
+    }
+}
+
+/// So much is written at once. A peer whose buffers have room for megabytes would keep the worker for milliseconds, and a
+/// hundred of them for the time that others' calls take.
+const TURN: usize = 256 * 1024;
+
+/// Whether others are to be served first. The task comes back at once.
+fn is_others_turn(written: &mut usize, context: &Context<'_>) -> bool {
+    let is_over = *written >= TURN;
+    if is_over {
+        *written = 0;
+        context.waker().wake_by_ref();
+    }
+    is_over
+}
+
+/// Counts what was written.
+fn count(written: &mut usize, polled: &Poll<io::Result<usize>>) {
+    if let Poll::Ready(Ok(bytes)) = polled {
+        *written = written.saturating_add(*bytes);
     }
 }
 
@@ -35,6 +58,7 @@ impl<T> Io<T> {
             _open: open,
             blocked: false,
             is_two: false,
+            written: 0,
         }
     }
 }
@@ -49,12 +73,18 @@ fn note<R>(conn: &Conn, blocked: &mut bool, polled: Poll<R>) -> Poll<R> {
 }
 
 /// The library tells the peer why it ends a connection of HTTP/2, in its GOAWAY, and nobody else.
+#[inline]
 fn note_flood(conn: &Conn, written: &[u8]) {
+    // As all of the reasons end.
+    if written.last() == Some(&b's') {
+        find_flood(conn, written);
+    }
+}
+
+#[cold]
+fn find_flood(conn: &Conn, written: &[u8]) {
     let tail = written.len().saturating_sub(LONGEST);
     let tail = written.get(tail..).unwrap_or_default();
-    if !tail.windows(BEGIN.len()).any(|part| part == BEGIN) {
-        return;
-    }
     for reason in [
         Closed::TooManyResets,
         Closed::TooManyInternalResets,
@@ -67,8 +97,7 @@ fn note_flood(conn: &Conn, written: &[u8]) {
     }
 }
 
-/// How all of these begin, and how long the longest is.
-const BEGIN: &[u8] = b"too_many_";
+/// How long the longest of these is.
 const LONGEST: usize = 32;
 
 impl<T: AsyncRead> AsyncRead for Io<T> {
@@ -82,7 +111,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         let polled = this.inner.poll_read(context, buffer);
         let read = buffer.filled().get(before..).unwrap_or_default();
         if !read.is_empty() {
-            *this.is_two = this.conn.read(read, clock::now());
+            *this.is_two = this.conn.read(read);
         }
         this.conn.over.watch(Side::Read, polled, context)
     }
@@ -95,10 +124,14 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
+        if is_others_turn(this.written, context) {
+            return Poll::Pending;
+        }
         if *this.is_two {
             note_flood(this.conn, bytes);
         }
         let polled = this.inner.poll_write(context, bytes);
+        count(this.written, &polled);
         let polled = note(this.conn, this.blocked, polled);
         this.conn.over.watch(Side::Write, polled, context)
     }
@@ -109,10 +142,14 @@ impl<T: AsyncWrite> AsyncWrite for Io<T> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
+        if is_others_turn(this.written, context) {
+            return Poll::Pending;
+        }
         if let (true, Some(last)) = (*this.is_two, bytes.last()) {
             note_flood(this.conn, last);
         }
         let polled = this.inner.poll_write_vectored(context, bytes);
+        count(this.written, &polled);
         let polled = note(this.conn, this.blocked, polled);
         this.conn.over.watch(Side::Write, polled, context)
     }

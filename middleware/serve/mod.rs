@@ -393,8 +393,12 @@ where
         // swallow: none, what does not end now is dropped next
         let _told = timeout(LAST_WORDS, shared.all_gone()).await;
         shared.enter(Phase::Ended);
+        let all_ended = async {
+            shared.all_closed().await;
+            shared.counts.no_calls().await;
+        };
         // swallow: none, as above
-        let _dropped = timeout(LAST_WORDS, shared.all_closed()).await;
+        let _dropped = timeout(LAST_WORDS, all_ended).await;
         shared.tell_faults();
         let report = Report {
             drained,

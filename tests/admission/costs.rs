@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use axum::body::Body;
+use axum::{Router, body::Body, routing::get};
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -62,5 +62,29 @@ fn a_call_that_is_let_in_costs_no_allocation() {
         assert_eq!(allocations(stack.layer(ruled.layer(bare()))), base);
         let alone = allocations(shedding(&limit).layer(bare()));
         assert_eq!(alone, allocations(bare()) + 2 * CALLS);
+    }
+}
+
+/// Nor does a rejection ask the heap for more than a route that answers at once.
+#[tokio::test]
+async fn a_rejection_costs_no_more_allocations_than_a_call() {
+    for never in [false, true] {
+        let limit = fixed(1);
+        let layer = shedding(&limit);
+        let layer = if never { layer.never_retry() } else { layer };
+        let app: Router = Router::new()
+            .route("/", get(async || "fine"))
+            .layer((CatchPanicLayer::new(), layer));
+        let base = allocations(app.clone());
+        let first = app.clone().oneshot(Request::new(Body::empty())).await;
+        assert_eq!(limit.handle().in_flight(), 1, "its body is not read");
+        let rejected = allocations(app);
+        drop(first);
+        assert!(limit.handle().rejected()[0].calls >= 2 * CALLS);
+        println!("{rejected} of a rejection, {base} of a call, in {CALLS}");
+        assert!(
+            rejected <= base,
+            "{rejected} of a rejection, {base} of a call"
+        );
     }
 }

@@ -269,25 +269,31 @@ async fn callers_who_leave_at_any_time_leave_nothing_behind() {
     let rounds = if long { 2_500 } else { 25 };
     for (server, speaks) in everywhere() {
         let limit = fixed(3).max_wait(BOUND);
+        let handle = limit.handle();
         let world = World::new(server, speaks, waits(queueing(&limit))).await;
         let mut dice = Dice(5);
         for _ in 0..rounds {
             let calls: Vec<_> = (0..8)
                 .map(|place| world.spawn(if place < 4 { "One" } else { "Stream" }))
                 .collect();
+            // Some leave before they have come, some while they wait, and some are served meanwhile.
+            let here = usize::try_from(dice.roll(5)).expect("small");
+            until(&handle, |handle| {
+                handle.in_flight() + handle.waiting() >= here
+            })
+            .await;
             for call in calls {
-                for _ in 0..dice.roll(60) {
+                world.gate.add_permits(usize::from(dice.roll(2) == 0));
+                for _ in 0..dice.roll(200) {
                     tokio::task::yield_now().await;
                 }
-                world.gate.add_permits(1);
                 call.abort();
             }
+            until_idle(&limit).await;
         }
-        until_idle(&limit).await;
-        // Whoever was served left the gate open for others.
-        let world = world.another();
         world.is_served().await;
-        assert!(limit.handle().admitted() > 1, "{server:?} {speaks:?}");
+        assert!(handle.admitted() > rounds, "{server:?} {speaks:?}");
+        assert_eq!(handle.rejected(), [], "{server:?} {speaks:?}");
     }
 }
 

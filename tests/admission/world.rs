@@ -109,9 +109,9 @@ impl World {
         let calls = Routes::new(Counter(Arc::clone(&gate)));
         let routes = calls.into_axum_router().merge(app(&gate));
         let address = match server {
-            Server::Axum => axum_server(routes.layer(stack)).await,
+            Server::Axum => axum_server(routes.layer(stack).merge(health())).await,
             Server::Tonic => tonic_server(routes, stack).await,
-            Server::Plimsoll => plimsoll_server(routes.layer(stack)).await,
+            Server::Plimsoll => plimsoll_server(routes.layer(stack).merge(health())).await,
         };
         let client = client(speaks);
         Self {
@@ -247,6 +247,11 @@ fn app(gate: &Arc<Semaphore>) -> Router {
         .route("/Stream", get(stream))
         .route("/Never", any(std::future::pending::<()>))
         .with_state(Arc::clone(gate))
+}
+
+/// What no limit stands before.
+pub(crate) fn health() -> Router {
+    Router::new().route("/health", get(async || "fine"))
 }
 
 async fn listener() -> (TcpListener, SocketAddr) {

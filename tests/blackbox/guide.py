@@ -27,12 +27,15 @@ plimsoll = {{ path = "{root}" }}
 VARIES = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", r"[0-9a-f-]{36}"),
+    (r'(?<=trace_id":")[0-9a-f]{32}', r"[0-9a-f]{32}"),
+    (r'(?<=span_id":")[0-9a-f]{16}', r"[0-9a-f]{16}"),
     (r'(?<=_ms":)[0-9.]+', r"[0-9.]+"),
     (r'(?<="user_agent":"curl/)[^"]+', r'[^"]+'),
     (r'(?<="in_flight":)\d+', r"\d+"),
     (r'(?<="waiting":)\d+', r"\d+"),
     (r"(?<=after )\d+(?= milliseconds)", r"\d+"),
     (r"(?<=;t=)\d+", r"\d+"),
+    (r"(?<=pushback-ms: )\d+", r"\d+"),
 ]
 COUNTED = re.compile(r"^\s+\d+ (\S+)$")  # a line of `uniq -c`
 

@@ -1,4 +1,4 @@
-"""`docs/adopt.md` as its readers follow it: each step is built, run and looked at."""
+"""The guide and the quick starts as their readers follow them: each step is built, run and looked at."""
 
 import pytest
 from guide import apply, blocks, fits, walk
@@ -10,6 +10,21 @@ PAGE = ROOT / "docs/adopt.md"
 @pytest.mark.parametrize("step", ["", "1", "2", "3", "4", "5", "6", "7"], ids=lambda step: step or "begin")
 def test_step_is_as_written(step):
     assert walk(PAGE, step, TARGET / "adoption") > 0
+
+
+@pytest.mark.parametrize("page", ["start-axum", "start-tonic", "start-both"])
+def test_quick_start_is_as_written(page):
+    assert walk(ROOT / f"docs/{page}.md", "", TARGET / "adoption") > 0
+
+
+@pytest.mark.parametrize("page", ["start-axum", "start-tonic"])
+def test_two_lines_are_two_lines(page):
+    """The first diff of a quick start: what it adds to the program, but for moved punctuation."""
+    diff = next(block.text for block in blocks(ROOT / f"docs/{page}.md") if block.kind == "diff")
+    program = diff[diff.index("+++ src/main.rs"):]
+    gone = {line[1:].rstrip(";") for line in program.splitlines() if line.startswith("-")}
+    new = [line for line in program.splitlines()[1:] if line.startswith("+") and line[1:].rstrip(";") not in gone]
+    assert len(new) == 2, new
 
 
 def test_every_step_has_its_parts():

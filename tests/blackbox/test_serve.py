@@ -88,6 +88,7 @@ FLOODS = {
 def test_a_flood_is_cut_off_with_its_reason_and_others_are_served(start, reason):
     server = start()
     begin, again = FLOODS[reason]
+    before = resident(server)
     with connect(server.http) as sock, Http2(server.http) as other:
         sock.sendall(PREFACE + SETTINGS + begin)
         sock.setblocking(False)
@@ -106,7 +107,51 @@ def test_a_flood_is_cut_off_with_its_reason_and_others_are_served(start, reason)
         assert sent < 200_000, "it was never cut off"
         assert came == b""
     wait_closed(server, reason, 1)
-    assert server.wait_line("a line", event="conn_closed", reason=reason)["level"] == "WARN"
+    line = server.wait_line("a line", event="conn_closed", reason=reason)
+    assert line["level"] == "WARN" and line["connections"] == 1 and line["error"]
+    assert resident(server) - before <= 32
+
+
+def resident(server):
+    """MiB"""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
+UNANSWERED = {"pings": frame(6, 0, 0, bytes(8)), "settings": SETTINGS}
+
+
+@pytest.mark.parametrize("flood", UNANSWERED)
+def test_who_takes_no_answers_is_closed_and_costs_no_memory(start, flood):
+    server = start(TB_WRITE_MS=300)
+    before = resident(server)
+    with connect(server.http) as sock, Http2(server.http) as other:
+        sock.sendall(PREFACE + SETTINGS)
+        many = UNANSWERED[flood] * 1_000
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while True:
+                sock.sendall(many)
+                assert other.call("GET", "/ok").status == 200
+    assert resident(server) - before <= 32
+    told = Scrape(text(server)).by("plimsoll_connections_closed_total", "reason")
+    assert told["write_stalled"] + told["flood"] == 1, told
+
+
+def test_a_thousand_connections_that_rest_take_little_memory(start):
+    server = start()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), max(hard, 4096)))
+    assert http1(server.http, "/ok").status == 200
+    before = resident(server)
+    connections = [Http2(server.http) for _ in range(1_000)]
+    for connection in connections:
+        assert connection.call("GET", "/ok").status == 200
+    more = resident(server) - before
+    for connection in connections:
+        connection.sock.close()
+    assert more <= 64, f"{more} MiB"
 
 
 def cpu_seconds(pid):

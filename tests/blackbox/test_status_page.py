@@ -8,15 +8,14 @@ import http.client
 import json
 import random
 import shutil
-import struct
 import sys
 import tempfile
 import threading
-import zlib
 from pathlib import Path
 
 import pytest
 from browser import Refused, browser
+from png import smaller
 from programs import asked_until
 from server import PATIENCE
 from test_collector import Shop
@@ -272,29 +271,33 @@ def test_what_callers_and_errors_say_is_never_run(window, shop):
     window.console()
 
 
-def smaller(png):
-    """The picture with as much left out as no eye sees: no transparency, best compression."""
-    chunks, at = {}, 8
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        chunks.setdefault(kind, b"")
-        chunks[kind] += png[at + 8 : at + 8 + length]
-        at += 12 + length
-    data = zlib.compress(zlib.decompress(chunks[b"IDAT"]), 9)
-    parts = [(b"IHDR", chunks[b"IHDR"]), (b"IDAT", data), (b"IEND", b"")]
-    pack = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    return png[:8] + b"".join(pack(kind, body) for kind, body in parts)
+def change(shop, path, body):
+    connection = http.client.HTTPConnection(*shop.admin, timeout=PATIENCE)
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    connection.request("POST", f"/control/{path}", json.dumps(body), headers)
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
 
 
 def take_picture(place, seconds):
+    """Of a service to which something happens: its limit is held low for a while, and given back."""
     folder = Path(tempfile.mkdtemp(dir=place.parent))
     shop = Shop(folder, {"PLIMSOLL_OPS_TOKEN": TOKEN})
     drills = ["/drills/panic", "/drills/error", "/drills/slow", "/drills/slow", "/drills/slow"]
     try:
-        with browser(folder) as window, Load(shop, 6, 0.1, drills) as load:
+        with browser(folder) as window, Load(shop, 8, 0.1, drills) as load:
             window.size(1280, 900)
             look(window, shop)
-            load.over.wait(seconds)
+            told = status(shop)
+            limit, policy = told["limits"][0]["name"], told["rate_limits"][0]["name"]
+            load.over.wait(seconds * 0.4)
+            change(shop, "limit", {"limit": limit, "set": 3})
+            load.over.wait(seconds * 0.2)
+            change(shop, "limit", {"limit": limit, "set": "adaptive"})
+            load.over.wait(seconds * 0.3)
+            change(shop, "rate_limit", {"policy": policy, "quotas": "40/s burst 80"})
+            load.over.wait(seconds * 0.1)
             unlock(window)
             picture = smaller(window.picture())
     finally:

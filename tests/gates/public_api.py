@@ -127,6 +127,8 @@ class Api:
             case {"tuple": numbers}:
                 items = [self.item(number) if number is not None else None for number in numbers]
                 shown = [self.type(item["inner"]["struct_field"]) if item and item["visibility"] in ("public", "default") else "_" for item in items]
+                if set(shown) == {"_"}:
+                    return " { .. }"  # how many there are is nobody's business
                 return f"({', '.join(shown)})"
             case {"plain": plain} | {"struct": plain}:
                 for number in plain["fields"]:

@@ -1,6 +1,6 @@
 //! Peers that take little, late or nothing of what is ready.
 
-use std::{convert::Infallible, num::NonZeroUsize, time::Duration};
+use std::convert::Infallible;
 
 use axum::{
     Router,
@@ -8,10 +8,10 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
-use plimsoll::serve::{Closed, Drain};
+use plimsoll::serve::Closed;
 use tokio::io::AsyncReadExt as _;
 
-use crate::support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed};
+use crate::support::{BOUND, Doors, LIMIT, app, eventually, run, send, server};
 
 const FRAME: usize = 24 * 1024 * 1024;
 
@@ -95,41 +95,4 @@ async fn a_stream_that_takes_a_large_frame_slowly_gets_it_all() {
     assert_eq!(taken, 2 * FRAME);
     drop(client);
     connection.abort();
-}
-
-/// Waits at the upgrade's other end until it is let go.
-fn upgrading(doors: &Doors) -> Router {
-    let doors = doors.clone();
-    let upgrade = async move |request: axum::extract::Request| {
-        let doors = doors.clone();
-        tokio::spawn(async move {
-            let upgraded = hyper::upgrade::on(request).await.expect("an upgrade");
-            doors.begun.notify_one();
-            doors.go.notified().await;
-            drop(upgraded);
-        });
-        let headers = [("connection", "upgrade"), ("upgrade", "test")];
-        (http::StatusCode::SWITCHING_PROTOCOLS, headers)
-    };
-    Router::new().route("/up", get(upgrade))
-}
-
-#[tokio::test]
-async fn an_upgraded_connection_is_open_and_does_not_hold_up_the_end() {
-    let doors = Doors::default();
-    let server = server(upgrading(&doors)).max_connections(NonZeroUsize::MIN);
-    let server = run(server.drain(Drain::new().notice(Duration::ZERO).deadline(BOUND * 2))).await;
-    let mut stream = server.connect().await;
-    let request = b"GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n";
-    send(&mut stream, request).await;
-    doors.begun.notified().await;
-    let mut second = server.connect().await;
-    assert_eq!(until_closed(&mut second).await, "");
-    server.closes(Closed::ConnCap, 1).await;
-    let connections = server.connections.clone();
-    assert_eq!(server.end().await.connections_cut, 0);
-    assert_eq!(connections.open(), 1);
-    doors.go.notify_one();
-    eventually(|| connections.open() == 0).await;
-    assert_eq!(connections.closed(Closed::Eof), 1);
 }

@@ -259,7 +259,7 @@ async fn what_cannot_be_counted_is_let_pass_only_if_it_tells_that_it_fits() {
 }
 
 /// So many zeros, compressed.
-async fn gzipped(zeros: usize) -> Bytes {
+pub(crate) async fn gzipped(zeros: usize) -> Bytes {
     let service = service_fn(move |_: Request<Body>| async move {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![0; zeros]))))
     });

@@ -231,3 +231,122 @@ async fn tonic_serves_all_of_it() {
         .map(|code| code.to_str().expect("digits"));
     assert_eq!(code.or(got.trailer("grpc-status")), Some("8"));
 }
+
+/// Of a unary method that takes messages in gzip, of so many bytes at most, and answers how many they were.
+#[derive(Clone)]
+struct Unpacks(Option<usize>);
+
+impl tonic::server::NamedService for Unpacks {
+    const NAME: &'static str = "test.Unpacks";
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Unpacks {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let most = self.0;
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(grpc::Raw)
+                .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
+                .apply_max_message_size_config(most, None);
+            Ok(grpc.unary(Length, request).await)
+        })
+    }
+}
+
+struct Length;
+
+impl tonic::server::UnaryService<Bytes> for Length {
+    type Response = Bytes;
+    type Future = std::future::Ready<Result<tonic::Response<Bytes>, tonic::Status>>;
+
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let length = request.into_inner().len().to_string();
+        std::future::ready(Ok(tonic::Response::new(length.into())))
+    }
+}
+
+/// tonic decompresses inside of every layer, and caps what each message becomes; the layer caps what came.
+#[tokio::test]
+async fn a_compressed_message_of_grpc_is_capped_as_it_came_and_as_what_it_becomes() {
+    let bomb = crate::body_limit::gzipped(1_000_000).await;
+    let large = crate::body_limit::gzipped(5 << 20).await;
+    assert!(
+        bomb.len() < 10_000 && large.len() > 2_000,
+        "{} {}",
+        bomb.len(),
+        large.len()
+    );
+    for (message, most, cap, code, text) in [
+        (&bomb, None, 2 << 20, "0", "1000000"),
+        // Over tonic's own default of 4 MiB, though a few thousand bytes came.
+        (&large, None, 2 << 20, "8", ""),
+        (&bomb, Some(999_999), 2 << 20, "8", ""),
+        // More came than the layer takes.
+        (&bomb, None, 500, "8", ""),
+    ] {
+        let (address, incoming) = grpc::listen().await;
+        let server = tonic::transport::Server::builder()
+            .layer(BodyLimitLayer::new(cap))
+            .add_service(Unpacks(most));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let routes = tonic::service::Routes::new(Unpacks(most)).into_axum_router();
+        let on_axum = serve(routes.layer(BodyLimitLayer::new(cap))).await;
+        for address in [address, on_axum] {
+            let mut framed = grpc::framed(message).to_vec();
+            framed[0] = 1;
+            let request = Request::post("/test.Unpacks/Length")
+                .header("content-type", "application/grpc")
+                .header("grpc-encoding", "gzip")
+                .header("te", "trailers")
+                .body(Body::from(framed))
+                .expect("a request");
+            let (head, got) =
+                soon(async { whole(ask(&http2(), address, request).await).await }).await;
+            let trailers_only = head.headers.get("grpc-status");
+            let told = trailers_only.map(|code| code.to_str().expect("digits"));
+            assert_eq!(
+                told.or(got.trailer("grpc-status")),
+                Some(code),
+                "{most:?} {cap}"
+            );
+            assert_eq!(got.data.get(5..).unwrap_or_default(), text.as_bytes());
+            let ours = head.headers.contains_key("plimsoll-reason");
+            assert_eq!(ours, cap == 500, "{most:?} {cap}");
+        }
+    }
+}
+
+/// Where tonic's routes are served by another server there is no timer but ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tonics_server_a_deadline_is_never_told_as_cancelled() {
+    let layer = TimeoutLayer::new();
+    let routes = tonic::service::Routes::new(grpc::Calls).into_axum_router();
+    let address = serve(routes.layer(layer.clone())).await;
+    let client = http2();
+    let mut calls = tokio::task::JoinSet::new();
+    for timeout in ["1n", "100u", "1m", "2m", "5m"] {
+        for _ in 0..100 {
+            let client = client.clone();
+            calls.spawn(async move {
+                let answer = ask(&client, address, rpc("One", b"hang", Some(timeout))).await;
+                let code = answer.headers().get("grpc-status").cloned();
+                (timeout, code.expect("trailers only"))
+            });
+        }
+    }
+    for (timeout, code) in soon(calls.join_all()).await {
+        assert_eq!(code, "4", "{timeout}");
+    }
+    assert_eq!(layer.counts().deadline, 500);
+}

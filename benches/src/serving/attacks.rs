@@ -26,8 +26,9 @@ pub(crate) const CALLER: &str = "serve-caller";
 const MEASURED: Duration = Duration::from_secs(3);
 /// The pause between two of its calls.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many connections stall at once.
+/// So many connections stall at once; of those that are sent megabytes before they do, fewer.
 const STALLED: usize = 500;
+const READERS: usize = 100;
 
 /// How an attacker goes about it.
 struct Attack {
@@ -40,7 +41,14 @@ const ATTACKS: &[Attack] = &[
     Attack {
         name: "half_heads",
         what: "500 heads that drip",
-        begin: |port| stall(port, b"GET /menu HTTP/1.1\r\nhost: a\r\nx-slow: ", b"x"),
+        begin: |port| {
+            stall(
+                port,
+                STALLED,
+                b"GET /menu HTTP/1.1\r\nhost: a\r\nx-slow: ",
+                b"x",
+            )
+        },
     },
     Attack {
         name: "half_frames",
@@ -48,7 +56,12 @@ const ATTACKS: &[Attack] = &[
         begin: |port| {
             let mut begin = BEGIN.to_vec();
             frame(&mut begin, HEADERS, 0, 1, b"\x82");
-            stall(port, &begin, &[0, 0, 0, CONTINUATION, 0, 0, 0, 0, 1])
+            stall(
+                port,
+                STALLED,
+                &begin,
+                &[0, 0, 0, CONTINUATION, 0, 0, 0, 0, 1],
+            )
         },
     },
     Attack {
@@ -56,13 +69,16 @@ const ATTACKS: &[Attack] = &[
         what: "500 bodies that drip",
         begin: |port| {
             let head = b"POST /menu HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
-            stall(port, head, b"x")
+            stall(port, STALLED, head, b"x")
         },
     },
     Attack {
         name: "slow_readers",
-        what: "500 readers that take nothing",
-        begin: |port| stall(port, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n", b""),
+        what: "100 readers that take nothing",
+        begin: |port| {
+            let head = b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n";
+            stall(port, READERS, head, b"")
+        },
     },
     Attack {
         name: "zero_windows",
@@ -72,7 +88,7 @@ const ATTACKS: &[Attack] = &[
             frame(&mut begin, SETTINGS, 0, 0, b"\0\x04\0\0\0\0");
             let flags = END_HEADERS | END_STREAM;
             frame(&mut begin, HEADERS, flags, 1, &get("/endless"));
-            stall(port, &begin, b"")
+            stall(port, STALLED, &begin, b"")
         },
     },
     Attack {
@@ -224,33 +240,41 @@ pub(crate) fn attack(name: &str, port: &str) -> Result<(), String> {
 
 /// Many connections that send the beginning, then something ten times a second, and take nothing. Those that are closed come
 /// anew.
-fn stall(port: u16, begin: &[u8], drip: &[u8]) -> io::Result<()> {
+fn stall(port: u16, connections: usize, begin: &[u8], drip: &[u8]) -> io::Result<()> {
     let connect = || -> io::Result<TcpStream> {
         let mut stream = open(port)?;
         stream.write_all(begin)?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     };
-    let mut streams = Vec::with_capacity(STALLED);
-    for _ in 0..STALLED {
+    let mut streams = Vec::with_capacity(connections);
+    for _ in 0..connections {
         streams.push(connect()?);
     }
-    loop {
+    let mut byte = [0];
+    for turn in 1.. {
         thread::sleep(Duration::from_millis(100));
         for stream in &mut streams {
-            // Who takes nothing learns from its writes that it is closed; who drips, from its reads as well.
-            let mut byte = [0];
-            let is_closed = match (stream.write(drip), drip.is_empty()) {
-                (Err(error), _) => error.kind() != io::ErrorKind::WouldBlock,
-                (Ok(_), true) => false,
-                (Ok(_), false) => matches!(stream.read(&mut byte), Ok(0)),
+            let is_closed = if drip.is_empty() {
+                // Who takes nothing does not learn that it is closed: by then it is.
+                turn % TURNS == 0
+            } else {
+                match (stream.write(drip), stream.read(&mut byte)) {
+                    (_, Ok(0)) => true,
+                    (Err(error), _) => error.kind() != io::ErrorKind::WouldBlock,
+                    (Ok(_), _) => false,
+                }
             };
             if is_closed {
                 *stream = connect()?;
             }
         }
     }
+    Ok(())
 }
+
+/// So many tenths of a second are longer than what is allowed, and the looks at it.
+const TURNS: u32 = 25;
 
 /// Sends the same again and again, reads nothing, and comes anew when it is cut off.
 fn flood(port: u16, begin: &[u8], again: impl Fn(&mut Vec<u8>, u32)) -> io::Result<()> {

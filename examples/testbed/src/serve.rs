@@ -90,6 +90,7 @@ pub(crate) async fn run(
     let operators = health
         .routes()
         .merge(health.details())
+        .merge(health.grpc_routes())
         .merge(telemetry.metrics_route());
     // Half of the time for whoever sends calls to see it, half for calls to end.
     let half = settings.drain / 2;

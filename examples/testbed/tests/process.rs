@@ -46,6 +46,20 @@ fn answers_then_ends_with_0_when_it_is_told_to() {
 }
 
 #[test]
+fn refuses_to_start_where_somebody_else_listens() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for name in ["TB_HTTP", "TB_GRPC", "TB_ADMIN"] {
+        let output = testbed().env(name, &address).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        for part in [name, &address, "in use"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+}
+
+#[test]
 fn refuses_to_start_with_what_it_does_not_understand() {
     for (name, value) in [
         ("TB_NO_SUCH", "1"),

@@ -78,7 +78,7 @@ impl Doubt {
                 // Believed -> Trial
                 self.refusing = self.delay;
                 Stage::Trial {
-                    until: now + TRIAL,
+                    until: later(now, TRIAL),
                     sum: 0.0,
                     count: 0.0,
                 }
@@ -96,7 +96,7 @@ impl Doubt {
                     self.proven(now)
                 } else {
                     // Trial -> Idle
-                    let until = now + self.longer();
+                    let until = later(now, self.longer());
                     Stage::Idle { until }
                 }
             }
@@ -118,7 +118,7 @@ impl Doubt {
 
     /// Trial -> Proven
     fn proven(&mut self, now: Instant) -> Stage {
-        let until = now + self.longer();
+        let until = later(now, self.longer());
         Stage::Proven { until }
     }
 
@@ -127,4 +127,8 @@ impl Doubt {
         self.pause = pause.saturating_mul(2).min(MOST);
         pause
     }
+}
+
+fn later(now: Instant, pause: Duration) -> Instant {
+    now.checked_add(pause).unwrap_or(now)
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use http_body::Body;
 use tokio::{sync::watch, time::timeout};
 use tonic::{
@@ -55,11 +56,18 @@ impl Health {
 
     /// The service `grpc.health.v1.Health`: `Check`, `Watch` and `List`. Add it to a tonic server, or to its `Routes`.
     ///
-    /// A layer of the server is around this one too; let limiters pass `/grpc.health.v1.Health/`.
+    /// The layers of the server are around this one too, and a limiter rejects probes as it does others: where there is
+    /// one, serve [`grpc_routes`](Self::grpc_routes) instead.
     pub fn grpc(&self) -> GrpcHealth {
         GrpcHealth {
             health: self.clone(),
         }
+    }
+
+    /// The same as routes of axum: for the listener of operators, or to be merged after the last `.layer(..)`, so that no
+    /// limiter is around them. They need a server of HTTP/2.
+    pub fn grpc_routes(&self) -> Router {
+        Router::new().route_service("/grpc.health.v1.Health/{method}", self.grpc())
     }
 
     fn serves(&self, service: &str) -> bool {

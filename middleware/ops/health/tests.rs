@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
 use super::{Check, Health, Status};
-use crate::gauge::Gauges as _;
+use crate::{gauge::Gauges as _, task::supervise};
 
 /// A dependency that counts how often it is asked.
 #[derive(Clone, Default)]
@@ -232,6 +232,20 @@ async fn the_public_is_told_one_word_and_operators_the_cause() {
     later(Duration::from_secs(60)).await;
     assert_eq!(get(health.routes(), "/livez").await.0, StatusCode::OK);
     assert_eq!(database.asked(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_task_makes_it_unavailable_until_it_is_back() {
+    let health = Health::new().task("bakes_for_a_second");
+    let task = supervise("bakes_for_a_second", || later(Duration::from_secs(1)));
+    let mut found = Vec::new();
+    // It returns after a second, and is started again 100 ms later.
+    for millis in [500, 550, 100] {
+        later(Duration::from_millis(millis)).await;
+        found.push(health.status().await);
+    }
+    assert_eq!(found, [Status::Ok, Status::Unavailable, Status::Ok]);
+    task.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use http::{
-    StatusCode,
+    HeaderName, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use serde_json::{Value, json};
@@ -66,6 +66,8 @@ async fn events(State(parts): State<Arc<Parts>>) -> Response {
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
         (CACHE_CONTROL, "no-store"),
+        // nginx would keep events until there are enough of them.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     match parts.viewers.sit(&status) {
         Some(events) => (LOCKED_DOWN, headers, Body::new(events)).into_response(),

@@ -6,7 +6,7 @@ mod tests;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -38,7 +38,6 @@ pub(super) struct Conn {
     retiring: AtomicBool,
     /// Whether the server cuts off what still runs.
     cutting: AtomicBool,
-    served: AtomicU64,
     /// What is kept until it is closed, if there is anything.
     belongings: OnceLock<Belongings>,
 }
@@ -46,13 +45,16 @@ pub(super) struct Conn {
 #[derive(Debug)]
 struct State {
     heads: Heads,
-    /// Since when the peer owes the rest of a head.
+    /// Since when the peer owes the rest of a head, as far as anybody looked.
     owing: Option<Instant>,
-    /// When something last came, or a call ended.
+    /// When a call ended, or the peer was seen to have sent something.
     active: Instant,
+    /// Whether something came since, while no call ran.
+    came: bool,
     /// Since when the peer takes nothing.
     blocked: Option<Instant>,
     running: usize,
+    served: u64,
     calls: Vec<Slot>,
     /// The call that was begun last, until its task is known.
     newest: Option<usize>,
@@ -99,15 +101,16 @@ impl Conn {
                 // The first head is owed from the start.
                 owing: Some(now),
                 active: now,
+                came: false,
                 blocked: None,
                 running: 0,
+                served: 0,
                 calls: Vec::new(),
                 newest: None,
                 fault: None,
             }),
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
-            served: AtomicU64::new(0),
             belongings: OnceLock::new(),
         }
     }
@@ -121,18 +124,18 @@ impl Conn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These bytes have come.
+    /// These bytes have come. When is not asked: most are a head whose call begins at once; [`due`](Self::due) sees to the
+    /// others.
     ///
     /// Returns whether it speaks HTTP/2.
-    pub(super) fn read(&self, bytes: &[u8], now: Instant) -> bool {
+    pub(super) fn read(&self, bytes: &[u8]) -> bool {
         let mut state = self.state();
         let running = state.running;
         state.heads.take(bytes, running);
-        state.active = now;
-        state.owing = match (state.heads.owes(), state.owing) {
-            (true, since) => Some(since.unwrap_or(now)),
-            (false, _) => None,
-        };
+        state.came = running == 0;
+        if !state.heads.owes() {
+            state.owing = None;
+        }
         state.heads.is_two()
     }
 
@@ -148,6 +151,7 @@ impl Conn {
         self.counts.call_began();
         let mut state = self.state();
         state.heads.called(body);
+        state.came = false;
         // Whatever was wrong with the one before, it went on.
         state.fault = None;
         state.owing = state.owing.filter(|_| state.heads.owes());
@@ -233,13 +237,14 @@ impl Conn {
 
     /// How many calls it has served to their end.
     pub(super) fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
+        self.state().served
     }
 
     /// Whether nothing is due before that which was when it was last asked.
     pub(super) fn is_calm(&self) -> bool {
         let state = self.state();
-        state.owing.is_none()
+        !state.came
+            && !state.heads.owes()
             && state.blocked.is_none()
             && state.calls.iter().all(|slot| slot.handed.is_none())
     }
@@ -254,6 +259,12 @@ impl Conn {
             limits.idle
         };
         let mut state = self.state();
+        if std::mem::take(&mut state.came) {
+            state.active = now;
+        }
+        if state.heads.owes() {
+            state.owing.get_or_insert(now);
+        }
         let over = |since: Option<Instant>, limit| {
             since
                 .and_then(|since| since.checked_add(limit))
@@ -347,8 +358,8 @@ impl Drop for Call {
             *slot = Slot::default();
         }
         state.ended(now);
+        state.served = state.served.saturating_add(1);
         drop(state);
-        self.conn.served.fetch_add(1, Ordering::Relaxed);
         self.conn.counts.call_ended(self.was_cut);
     }
 }
@@ -360,9 +371,6 @@ impl State {
         self.active = now;
         if self.running == 0 {
             self.heads.ended();
-            if self.heads.owes() {
-                self.owing.get_or_insert(now);
-            }
         }
     }
 }

@@ -17,11 +17,17 @@ fn after(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
 }
 
+/// These bytes come, and the connection is looked at.
+fn came(conn: &Conn, bytes: &[u8], now: Instant) {
+    conn.read(bytes);
+    conn.due(now);
+}
+
 #[test]
 fn half_a_head_is_due_and_a_whole_one_is_not() {
     let (conn, start) = conn();
     assert_eq!(conn.due(start), Due::At(after(start, 10)));
-    conn.read(b"GET / HTTP/1.1\r\n", after(start, 9));
+    came(&conn, b"GET / HTTP/1.1\r\n", after(start, 9));
     assert_eq!(conn.due(after(start, 10)), Due::Close(Closed::HeadTimeout));
     let call = conn.begin(Framing::None);
     assert_eq!(conn.due(after(start, 11)), Due::At(after(start, 41)));
@@ -32,12 +38,13 @@ fn half_a_head_is_due_and_a_whole_one_is_not() {
 #[test]
 fn half_a_head_behind_a_call_is_due_as_any_other() {
     let (conn, start) = conn();
-    conn.read(b"GET / HTTP/1.1\r\n\r\nGET / HT", start);
+    came(&conn, b"GET / HTTP/1.1\r\n\r\nGET / HT", start);
     let call = conn.begin(Framing::None);
     assert!(conn.is_calm());
     drop(call);
     assert!(!conn.is_calm());
     let now = clock::now();
+    assert_eq!(conn.due(now), Due::At(now + Duration::from_secs(10)));
     assert_eq!(
         conn.due(now + Duration::from_secs(11)),
         Due::Close(Closed::HeadTimeout)
@@ -47,7 +54,7 @@ fn half_a_head_behind_a_call_is_due_as_any_other() {
 #[test]
 fn a_stream_that_was_handed_over_keeps_its_connection() {
     let (conn, start) = conn();
-    conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
+    came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
     drop(conn.begin(Framing::None));
     let held = conn.hold();
     let late = clock::now() + Duration::from_secs(61);
@@ -60,7 +67,7 @@ fn a_stream_that_was_handed_over_keeps_its_connection() {
 #[test]
 fn a_quiet_connection_is_due_when_it_was_quiet_for_long() {
     let (conn, start) = conn();
-    conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
+    came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
     let call = conn.begin(Framing::None);
     assert!(
         matches!(conn.due(after(start, 100)), Due::At(_)),
@@ -99,7 +106,7 @@ fn it_is_looked_at_again_later_whatever_the_limits_are() {
 #[test]
 fn what_nobody_takes_is_due() {
     let (conn, start) = conn();
-    conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
+    came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
     let call = conn.begin(Framing::None);
     call.handed(Some(after(start, 5)));
     assert_eq!(conn.due(after(start, 6)), Due::At(after(start, 35)));
@@ -122,7 +129,7 @@ fn a_stream_with_a_task_is_cut_off_alone() {
         conn.due(after(start, 30)),
         Due::Close(Closed::HeadTimeout)
     ));
-    conn.read(b"GET / HTTP/1.1\r\n\r\n", start);
+    came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
     let another = conn.begin(Framing::None);
     assert!(matches!(conn.due(after(start, 30)), Due::At(_)));
     assert!(conn.is_cut(id, Waker::noop()));

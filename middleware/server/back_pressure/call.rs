@@ -59,6 +59,8 @@ struct Held<S, B> {
     scope: Scope,
 }
 
+type Called<F, E> = Result<ResponseFuture<F, Admission>, E>;
+
 impl<S, B> Queued<S, B> {
     pub(super) fn new(
         desk: Desk,
@@ -82,7 +84,7 @@ impl<S, B> Queued<S, B> {
     fn poll_called(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<ResponseFuture<S::Future, Admission>, S::Error>>
+    ) -> Poll<Called<S::Future, S::Error>>
     where
         S: Service<Request<B>>,
     {
