@@ -8,15 +8,14 @@ import http.client
 import json
 import random
 import shutil
-import struct
 import sys
 import tempfile
 import threading
-import zlib
 from pathlib import Path
 
 import pytest
 from browser import Refused, browser
+from png import smaller
 from programs import asked_until
 from server import PATIENCE
 from test_collector import Shop
@@ -270,20 +269,6 @@ def test_what_callers_and_errors_say_is_never_run(window, shop):
         window.run("document.body.innerHTML = arguments[0]", CANARY)
     assert window.run("return window.canary === undefined")
     window.console()
-
-
-def smaller(png):
-    """The picture with as much left out as no eye sees: no transparency, best compression."""
-    chunks, at = {}, 8
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        chunks.setdefault(kind, b"")
-        chunks[kind] += png[at + 8 : at + 8 + length]
-        at += 12 + length
-    data = zlib.compress(zlib.decompress(chunks[b"IDAT"]), 9)
-    parts = [(b"IHDR", chunks[b"IHDR"]), (b"IDAT", data), (b"IEND", b"")]
-    pack = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    return png[:8] + b"".join(pack(kind, body) for kind, body in parts)
 
 
 def change(shop, path, body):

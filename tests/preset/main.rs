@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod costs;
 mod live;
 mod off;
 mod reload;

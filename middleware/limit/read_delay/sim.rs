@@ -40,7 +40,7 @@ fn run(scenario: &Scenario) -> Outcome {
     let mut dice = Dice::new(scenario.seed);
     let mut control = Control::new(origin);
     let gap = scenario.call.as_secs_f64() / scenario.times;
-    let mut draw = |dice: &mut Dice| Duration::from_secs_f64(-gap * (1.0 - dice.roll()).ln());
+    let draw = |dice: &mut Dice| Duration::from_secs_f64(-gap * (1.0 - dice.roll()).ln());
     let mut arrival = origin + draw(&mut dice);
     let mut sockets: VecDeque<Instant> = VecDeque::new();
     let mut read: VecDeque<Instant> = VecDeque::new();
