@@ -88,7 +88,6 @@ The coffee shop is open: reception on {reception}, barista on {barista}, ops on 
   curl http://{reception}/orders/1
   curl -N http://{reception}/orders/1/updates
   curl -i http://{reception}/drills/panic       (and error, slow, cut: see how each failure looks)
-  http://{ops}/status                           (a page; in a browser)
   curl http://{ops}/readyz
   open http://{ops}/status in a browser         (its controls: PLIMSOLL_OPS_TOKEN=$(openssl rand -hex 32))
   curl http://{ops}/metrics                     (of reception; http://{ops}/barista/metrics of the barista)
