@@ -1,7 +1,6 @@
-//! The page for operators, of a service whose calls take a while.
+//! `PLIMSOLL_OPS_TOKEN=a-token-of-16-bytes-or-more cargo run --example ops --features full`: the page for operators.
 //!
 //! ```sh
-//! PLIMSOLL_OPS_TOKEN=a-token-of-16-bytes-or-more cargo run --example ops --features full
 //! # open http://localhost:9090/status, then:
 //! for i in $(seq 1000); do curl -s localhost:3000/ & sleep 0.02; done
 //! curl localhost:9090/control/limit -H 'authorization: Bearer a-token-of-16-bytes-or-more' \

@@ -38,6 +38,12 @@ struct RateLimit;
 struct RequestId;
 #[doc = include_str!("../docs/serve.md")]
 struct Serve;
+#[doc = include_str!("../docs/start-axum.md")]
+struct StartAxum;
+#[doc = include_str!("../docs/start-both.md")]
+struct StartBoth;
+#[doc = include_str!("../docs/start-tonic.md")]
+struct StartTonic;
 #[doc = include_str!("../docs/telemetry.md")]
 struct Telemetry;
 #[doc = include_str!("../docs/timeout.md")]

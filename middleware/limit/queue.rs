@@ -126,12 +126,14 @@ impl<T> Room<T> {
         self.bounds.places == Some(0)
     }
 
-    pub(super) fn standing(&self, now: Seconds) -> Standing {
+    /// How it stands, if it is used at all.
+    pub(super) fn standing(&self, now: Seconds, is_unused: bool) -> Standing {
+        let is_shut = is_unused || self.is_shut();
         Standing {
-            stands: self.stands,
+            stands: self.stands || is_shut,
             since: now - self.since,
             interval: self.interval,
-            is_shut: self.is_shut(),
+            is_shut,
         }
     }
 
@@ -332,7 +334,7 @@ mod tests {
         assert_eq!(next(&mut room, 0.05), Some(0));
         // 0.1 s is a burst; after that it stands.
         assert_eq!(offer(&mut room, 0.11, 3, Priority::Normal), None);
-        assert!(room.standing(0.11).stands);
+        assert!(room.standing(0.11, false).stands);
         assert_eq!(next(&mut room, 0.12), Some(3));
         assert_eq!(next(&mut room, 0.12), Some(2));
         assert_eq!(next(&mut room, 0.12), Some(1));

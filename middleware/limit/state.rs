@@ -1,7 +1,7 @@
 //! All that is known of a limit, under one lock: who is in, who waits, and what the limit is.
 
 use super::{
-    controller::{Cohort, Controller, Sample, Standing, Tuning, as_float},
+    controller::{Cohort, Controller, Sample, Tuning, as_float},
     queue::{Asks, Bounds, Entry, Offered, PRIORITIES, Pace, Room},
     share::Callers,
     window::Seconds,
@@ -241,6 +241,9 @@ impl<T> State<T> {
 
     /// The next one whose waiting is over. Ask until there is none.
     pub(super) fn turn(&mut self, now: Seconds) -> Option<Turn<T>> {
+        if self.room.is_empty() {
+            return None;
+        }
         if self.open {
             return self.let_in(now);
         }
@@ -376,13 +379,7 @@ impl<T> State<T> {
 
     fn check(&mut self, now: Seconds) {
         self.checked = now;
-        let standing = self.room.standing(now);
-        let is_shut = standing.is_shut || !self.waits;
-        let standing = Standing {
-            stands: standing.stands || is_shut,
-            is_shut,
-            ..standing
-        };
+        let standing = self.room.standing(now, !self.waits);
         self.controller.check(now, standing);
     }
 

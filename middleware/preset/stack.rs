@@ -261,6 +261,8 @@ impl Stack {
     /// Exports what is left, and stops the exporters that the stack started; waits for at most this long. Call it after the
     /// last call.
     ///
+    /// Cancel: as [`Telemetry::shutdown`].
+    ///
     /// # Errors
     ///
     /// [`ShutdownError`] if not all could be exported.

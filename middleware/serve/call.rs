@@ -50,11 +50,17 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let is_two = request.version() == Version::HTTP_2;
-        let call = self.conn.begin(framing(request.body()));
+        let body = framing(request.body());
+        let call = self.conn.begin(body);
         if let Some(peer) = self.peer {
             PeerAddr(peer).put_into(request.extensions_mut());
         }
-        let protocol = Protocol::of(request.headers());
+        // Over HTTP/1 only gRPC-Web is another one, and it sends a body: nothing else is looked at for that.
+        let protocol = if is_two || body != Framing::None {
+            Protocol::of(request.headers())
+        } else {
+            Protocol::Http
+        };
         let is_tunnel = !is_two && request.method() == Method::CONNECT;
         if is_tunnel || (!is_two && request.headers().contains_key(UPGRADE)) {
             request.extensions_mut().insert(self.conn.handover());

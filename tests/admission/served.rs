@@ -230,6 +230,33 @@ async fn hostile_deadlines_are_refused_or_capped() {
     }
 }
 
+/// Whether the call waits or is served when its deadline passes: it is told, and gone. Who waits is never begun.
+#[tokio::test]
+async fn a_deadline_that_passes_ends_a_call_in_the_queue_and_in_its_handler() {
+    for (server, speaks) in everywhere() {
+        let limit = fixed(1).max_wait(BOUND);
+        let handle = limit.handle();
+        let timeout = TimeoutLayer::new().deadline_from("127.0.0.0/8".parse().expect("a network"));
+        let stack = stack(timeout, Either::Right(queueing(&limit)));
+        let world = World::new(server, speaks, stack).await;
+        let name = match speaks {
+            Speaks::Grpc => "grpc-timeout",
+            Speaks::Http1 | Speaks::Http2 => "x-request-deadline",
+        };
+        let hurried = async || world.send(with(world.request("One"), name, "300m")).await;
+        world.assert_rejected(&hurried().await, Reason::Deadline);
+        until_idle(&limit).await;
+        assert_eq!(handle.admitted(), 1, "its handler was begun, and dropped");
+        let first = world.spawn("One");
+        until(&handle, |handle| handle.in_flight() == 1).await;
+        world.assert_rejected(&hurried().await, Reason::Deadline);
+        assert_eq!((handle.admitted(), handle.waiting()), (2, 0));
+        world.gate.add_permits(1);
+        assert_served(&first.await.expect("it ends"));
+        until_idle(&limit).await;
+    }
+}
+
 #[tokio::test]
 async fn a_handler_that_never_ends_gives_its_place_back_in_time() {
     for (server, speaks) in everywhere() {

@@ -231,7 +231,7 @@ async fn the_priority_in_a_header_is_taken_from_trusted_peers_only() {
         tower::Layer::layer(&routed, inner).any(),
     );
     let told = async |service: &Boxed, request| {
-        let answer = ask(&service, request).await;
+        let answer = ask(service, request).await;
         let body = axum::body::to_bytes(answer.into_body(), 100)
             .await
             .expect("a body");

@@ -90,6 +90,12 @@ def apply(files, diff):
     return files
 
 
+def reverse(diff):
+    """The diff that takes this one out again."""
+    swapped = {"+": "-", "-": "+"}
+    return "\n".join(line if line[:3] in ("---", "+++") else swapped.get(line[:1], line[:1]) + line[1:] for line in diff.splitlines())
+
+
 def pattern(line):
     """What a shown line stands for."""
     parts, at = "", 0
@@ -178,14 +184,19 @@ class Program:
         self.said.all_until(holds, shown)
 
 
+def first_files(all_blocks):
+    """The program that a page begins with."""
+    return {
+        "Cargo.toml": next(block.text for block in all_blocks if block.kind == "toml"),
+        "src/main.rs": next(block.text for block in all_blocks if block.kind == "rust"),
+    }
+
+
 def walk(page, step, folder):
     """Runs one step of a page, on top of the diffs of those before it."""
     all_blocks = blocks(page)
     program = Program(folder)
-    program.files = {
-        "Cargo.toml": next(block.text for block in all_blocks if block.kind == "toml"),
-        "src/main.rs": next(block.text for block in all_blocks if block.kind == "rust"),
-    }
+    program.files = first_files(all_blocks)
     first = next(at for at, block in enumerate(all_blocks) if block.step == step and block.kind in ("sh", "diff"))
     for block in all_blocks[:first]:
         if block.kind == "diff":

@@ -1,7 +1,7 @@
 """The guide and the quick starts as their readers follow them: each step is built, run and looked at."""
 
 import pytest
-from guide import apply, blocks, fits, walk
+from guide import apply, blocks, first_files, fits, reverse, walk
 from server import ROOT, TARGET
 
 PAGE = ROOT / "docs/adopt.md"
@@ -32,6 +32,15 @@ def test_every_step_has_its_parts():
     steps = {block.step for block in blocks(PAGE) if block.kind == "diff"}
     assert steps == set("1234567")
     assert all(text.count(f"**{part}**") == 7 for part in ("Look at", "Check in your service", "Back"))
+
+
+def test_every_step_can_be_taken_back():
+    files = first_files(blocks(PAGE))
+    for block in blocks(PAGE):
+        if block.kind == "diff":
+            after = apply(files, block.text)
+            assert apply(after, reverse(block.text)) == files != after
+            files = after
 
 
 def test_what_does_not_fit_is_seen():

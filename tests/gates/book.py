@@ -115,7 +115,7 @@ def not_compiled(guide, path, text):
 
 def bad_examples(name, text, needed):
     """What an example of a layer lacks: its command in the first line, the features that it needs, fewer than 60 lines."""
-    command = re.match(r"//! `cargo run --example (\w+) --features ([\w,-]+)`: \S", text)
+    command = re.match(r"//! `(?:\w+=\S+ )*cargo run --example (\w+) --features ([\w,-]+)`[:,] \S", text)
     if not command or command[1] != name:
         yield "its first line is not its command"
     elif missing := set(needed) - set(command[2].split(",")) - ({*needed} if "full" in command[2] else set()):

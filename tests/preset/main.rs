@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod costs;
 mod live;
 mod off;
+mod pages;
 mod reload;
 mod stack;

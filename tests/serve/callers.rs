@@ -61,7 +61,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    Tls(SocketAddr, ClientConfig),
+    Tls(SocketAddr, Box<ClientConfig>),
 }
 
 /// A server on one transport.
@@ -93,7 +93,7 @@ pub(crate) async fn serve(server: Server<Router>, transport: Transport) -> Serve
             let address = listener.local_addr().expect("an address");
             (
                 server.listen_tls(listener, config),
-                Place::Tls(address, client),
+                Place::Tls(address, Box::new(client)),
             )
         }
     };
@@ -119,7 +119,7 @@ impl Served {
                     Protocol::Http1 => b"http/1.1",
                     Protocol::Http2 | Protocol::Grpc => b"h2",
                 };
-                let mut config = config.clone();
+                let mut config = (**config).clone();
                 config.alpn_protocols = vec![alpn.to_vec()];
                 let name = ServerName::try_from("localhost").expect("a name");
                 let stream = TcpStream::connect(address).await.expect("a connection");

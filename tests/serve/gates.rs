@@ -12,10 +12,15 @@ use std::{
 use axum::{Router, routing::get};
 use plimsoll::{
     limit::{Limit, ReadDelay},
+    ops::health::Health,
     serve::Server,
     server::load_shed::LoadShedLayer,
 };
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use crate::support::{BOUND, Doors, app, eventually, run, send, server, until_closed};
 
@@ -81,6 +86,37 @@ async fn a_full_limit_keeps_connections_out() {
     drop(second);
 }
 
+#[tokio::test]
+async fn operators_are_answered_while_all_else_is_full() {
+    let doors = Doors::default();
+    let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let probes = admin.local_addr().expect("an address");
+    let limit = Limit::fixed(NonZeroUsize::MIN).max_waiting(0);
+    let server = server(app(&doors).layer(LoadShedLayer::new(limit)))
+        .max_connections(NonZeroUsize::new(2).expect("above 0"))
+        .admin(admin, Health::new().routes());
+    let server = run(server).await;
+    let mut running = server.connect().await;
+    send(&mut running, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    doors.begun.notified().await;
+    let mut shed = server.connect().await;
+    send(&mut shed, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut answer = [0; 12];
+    shed.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    let mut refused = server.connect().await;
+    assert_eq!(until_closed(&mut refused).await, "");
+    for path in ["/livez", "/readyz"] {
+        let mut probe = TcpStream::connect(probes).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        send(&mut probe, request.as_bytes()).await;
+        let answer = until_closed(&mut probe).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    doors.go.notify_one();
+    server.end().await;
+}
+
 /// Handlers that compute and do not await: no limit on calls in flight sees them, the time that requests lie unread does.
 #[test]
 fn calls_that_lie_unread_for_long_are_refused() {
@@ -104,9 +140,7 @@ fn calls_that_lie_unread_for_long_are_refused() {
                 .enable_all()
                 .build();
             runtime.expect("a runtime").block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-                    .await
-                    .expect("a port");
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 let address = listener.local_addr().expect("an address");
                 let server = Server::new(app).read_delay(&delay).listen(listener);
                 tell.send((address, server.control()))

@@ -1,9 +1,12 @@
 //! Cores and processor time.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::{self, Command},
+    time::Duration,
+};
 
 use rustix::{
-    process::setpriority_process,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
@@ -46,13 +49,14 @@ pub(crate) fn pin(core: Core) -> Result<(), String> {
     sched_setaffinity(None, &only).map_err(|error| format!("cannot pin: {error}"))
 }
 
-/// As urgent as this program asks to be: starts are late where others come first.
-const NICE: i32 = -10;
-
-/// Has this thread, and those and the processes that it will start, come before what else runs on the machine. Whether
-/// that is allowed.
+/// Has this thread, and those and the processes that it will start, come before whatever else runs on the machine: in the
+/// real-time class, since niceness counts only among programs of one session. Whether that is allowed.
 pub(crate) fn hurry() -> bool {
-    setpriority_process(None, NICE).is_ok()
+    let this = process::id().to_string();
+    let chrt = Command::new("chrt")
+        .args(["--rr", "--pid", "1", &this])
+        .output();
+    chrt.is_ok_and(|output| output.status.success())
 }
 
 /// User and system time of all threads of this process so far.

@@ -30,9 +30,9 @@
 //! time has come, whatever became of those before. It goes out on one of 512 connections that are open already (over
 //! gRPC on one of 512 places on eight connections); if all are taken it waits, and its clock runs. What could not be
 //! sent within the deadline has failed. Calls offered are served in time, late, rejected or failed: the four add up, or
-//! the run is void. So is one where more than one start in a hundred was over 5 ms late, or the generator's core more
-//! than 70 % busy, or something else took more than a tenth of the server's: use a quiet machine. Whoever may (root)
-//! runs both with a higher priority than other programs.
+//! the run is void. So is one where more than one start in a hundred was over 5 ms late, or the generator took more than
+//! 70 % of its core, or something else more than a tenth of the server's: use a quiet machine. Where it may, as root and
+//! with `chrt`, the program has both come before whatever else runs, in the real-time class.
 //!
 //! **The variants.** tower's `ConcurrencyLimit` with `LoadShed` gets the limit of someone who knows the backend (24 for
 //! the semaphore), four times that and a quarter of it. tower-resilience has its defaults, and tower's `LoadShed` in
@@ -147,12 +147,13 @@ fn run_all(cases: &[Case], options: &Options, rows: &mut Vec<Row>) -> Result<Vec
     // Asked before this thread is pinned, and told to the servers.
     let cores = machine::cores()?;
     machine::pin(Core::Generator)?;
-    if !machine::hurry() {
-        eprintln!("not allowed to come before other programs: more starts will be late if any run");
+    let urgent = machine::hurry();
+    if !urgent {
+        eprintln!("not allowed to come before other programs: if any run, so will void runs");
     }
     println!("{}", table::HEAD);
     for case in cases {
-        let row = match run::run(case, cores) {
+        let row = match run::run(case, cores, urgent) {
             Ok(row) => row,
             Err(error) => {
                 eprintln!("{case}: {error}");

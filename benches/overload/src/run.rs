@@ -47,12 +47,15 @@ pub(crate) struct Row {
     pub(crate) series: Vec<u32>,
     /// Processor time of the server from the end of the warm-up to the end, in seconds.
     pub(crate) server_cpu: f64,
-    /// Share of the time that the generator's core was busy.
+    /// Share of the time that the generator was busy.
     pub(crate) generator_busy: f64,
     /// Share of the time that something else than the server took of its core.
     pub(crate) others_busy: f64,
     /// Connections opened anew.
     pub(crate) reopened: u64,
+    /// Whether both came before whatever else ran.
+    #[serde(default)]
+    pub(crate) urgent: bool,
 }
 
 impl Row {
@@ -73,7 +76,7 @@ impl Row {
                 self.generator_busy * 100.0
             ));
         }
-        if self.others_busy > MOST_OTHERS {
+        if self.others_busy > MOST_OTHERS && !self.urgent {
             return Some(format!(
                 "others took {:.0} % of the server's core",
                 self.others_busy * 100.0
@@ -93,7 +96,7 @@ impl Row {
 }
 
 /// `cores` are the server's and the generator's, on which this thread is.
-pub(crate) fn run(case: &Case, cores: [usize; 2]) -> Result<Row, String> {
+pub(crate) fn run(case: &Case, cores: [usize; 2], urgent: bool) -> Result<Row, String> {
     let server = RunningServer::start(case, cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -121,6 +124,7 @@ pub(crate) fn run(case: &Case, cores: [usize; 2]) -> Result<Row, String> {
         generator_busy: controlled.generator_busy,
         others_busy: controlled.others_busy,
         reopened: run.reopened,
+        urgent,
     })
 }
 
@@ -162,7 +166,7 @@ struct Controlled {
 /// for nothing.
 fn control(
     case: &Case,
-    [server_core, generator_core]: [usize; 2],
+    [server_core, _]: [usize; 2],
     mut server: RunningServer,
     start: Instant,
 ) -> JoinHandle<Result<Controlled, String>> {
@@ -182,18 +186,18 @@ fn control(
             thread::sleep((start + at).saturating_duration_since(Instant::now()));
             let cpu = server.order(change)?;
             if change.is_none() {
-                measured.push((cpu, Ticks::of(server_core)?, Ticks::of(generator_core)?));
+                measured.push((cpu, Ticks::of(server_core)?, machine::cpu_time()));
             }
         }
         let [before, after] = measured[..] else {
             return Err("a run is measured from its warm-up to its end".to_owned());
         };
         let server_cpu = after.0.saturating_sub(before.0);
-        let own_share = server_cpu.as_secs_f64() / (to - from).as_secs_f64();
+        let share = |cpu: Duration| cpu.as_secs_f64() / (to - from).as_secs_f64();
         Ok(Controlled {
             server_cpu,
-            others_busy: after.1.busy_since(before.1) - own_share,
-            generator_busy: after.2.busy_since(before.2),
+            others_busy: after.1.busy_since(before.1) - share(server_cpu),
+            generator_busy: share(after.2.saturating_sub(before.2)),
             _server: server,
         })
     })
@@ -293,6 +297,7 @@ pub(crate) mod tests {
             generator_busy: 0.2,
             others_busy: 0.0,
             reopened: 0,
+            urgent: false,
         }
     }
 
@@ -302,6 +307,8 @@ pub(crate) mod tests {
         assert_eq!(row.void(), None);
         row.others_busy = 0.12;
         assert_eq!(row.void().unwrap(), "others took 12 % of the server's core");
+        row.urgent = true;
+        assert_eq!(row.void(), None);
         row.generator_busy = 0.71;
         assert_eq!(row.void().unwrap(), "generator 71 % busy");
         row.all.late_starts = 0.02;

@@ -213,3 +213,42 @@ fn its_own_file_is_taken() {
     let status = ask(&shop.ops, "GET", "/status.json", "");
     assert!(status.contains("by peer"), "{status}");
 }
+
+/// Asked by a signal, while it runs.
+#[test]
+fn a_changed_file_is_taken_and_a_wrong_one_is_not() {
+    let name = format!("coffee_shop-{}.toml", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let write = |text: &str| {
+        let all = format!("[reload]\nevery = \"1h\"\n[body_limit]\nmax = {text}\n");
+        std::fs::write(&path, all).expect("it can be written");
+    };
+    write("\"1 MiB\"");
+    let mut shop = Shop::with(|command| command.env("PLIMSOLL_CONFIG", &path));
+    let mut hang_up = |last: &str| {
+        let process = shop.process.id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &process]).status();
+        assert!(sent.expect("there is a kill").success());
+        shop.log_until(last).pop().expect("a line")
+    };
+    write("\"10 B\"");
+    let line = hang_up(r#""event":"setting_changed""#);
+    for told in [
+        r#""by":"file""#,
+        r#""setting":"body_limit.max""#,
+        r#""from":"1 MiB""#,
+        r#""to":"10 B""#,
+    ] {
+        assert!(line.contains(told), "{line}");
+    }
+    write("\"10 beans\"");
+    let line = hang_up(r#""event":"config_rejected""#);
+    assert!(
+        line.contains(r#""level":"ERROR""#) && line.contains("line 4"),
+        "{line}"
+    );
+    std::fs::remove_file(&path).expect("it is there");
+    let refused = shop.order(r#"{"coffee":"cappuccino"}"#);
+    assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
+    assert!(shop.get("/menu").starts_with("HTTP/1.1 200 "));
+}

@@ -260,7 +260,7 @@ impl Controller {
             return self.reset(now);
         }
         let Some(base) = self.base else {
-            return self.start(now);
+            return self.start(now, room);
         };
         if self.phase == Phase::Judge {
             self.fold(now);
@@ -281,7 +281,7 @@ impl Controller {
     }
 
     /// The first time without load.
-    fn start(&mut self, now: Seconds) {
+    fn start(&mut self, now: Seconds, room: Standing) {
         self.fold(now);
         let look = self.slow.look(now);
         let ended = self.slow.ended;
@@ -289,6 +289,9 @@ impl Controller {
         if is_known || (look.time > FIRST_TIME && ended >= 10) {
             self.base = Some(look.latency);
             self.rate = look.rate;
+            if look.bound < 0.25 {
+                self.leave_room(&look, look.latency, room);
+            }
             self.reset(now);
         }
     }
@@ -329,9 +332,8 @@ impl Controller {
     fn look_slow(&mut self, now: Seconds, look: &Look, base: Seconds, sigma: f64, room: Standing) {
         self.rate = look.rate;
         let is_light = look.latency < self.tuning.low() * base;
-        if room.is_shut && self.tuning.adapts && look.bound > 0.0 && is_light {
-            let bursts = BURSTS * (self.rate * base).sqrt();
-            self.raise(self.wanted(base) + bursts);
+        if is_light {
+            self.leave_room(look, base, room);
         }
         if look.bound < 0.25 {
             // Limited by demand: the best time to learn.
@@ -390,6 +392,14 @@ impl Controller {
         self.rate = look.rate;
         self.raise(self.wanted(base));
         self.reset(now);
+    }
+
+    /// Where nobody waits and the limit was reached, though nothing tells of a queue: that was a burst.
+    fn leave_room(&mut self, look: &Look, base: Seconds, room: Standing) {
+        if room.is_shut && self.tuning.adapts && look.bound > 0.0 {
+            let bursts = BURSTS * (self.rate * base).sqrt();
+            self.raise(self.wanted(base) + bursts);
+        }
     }
 
     /// Grows to this, not all at once.

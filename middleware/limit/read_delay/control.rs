@@ -32,6 +32,8 @@ pub(super) struct Control {
     sum: f64,
     count: u32,
     looked: Instant,
+    /// When a call was asked for last.
+    asked: Instant,
     before: f64,
     share: f64,
     doubt: Doubt,
@@ -49,6 +51,7 @@ impl Control {
             sum: 0.0,
             count: 0,
             looked: now,
+            asked: now,
             before: 0.0,
             share: 0.0,
             doubt: Doubt::new(),
@@ -78,7 +81,9 @@ impl Control {
         let periods = (since.as_secs_f64() / PERIOD.as_secs_f64()).min(5.0);
         let change = BY_DISTANCE * periods * (delay - target) / target
             + BY_GROWTH * (delay - self.before) / target;
-        self.share = (self.share + change.clamp(-STEP, STEP)).clamp(0.0, MOST);
+        // Where reads are rare each of them stands for more.
+        let step = STEP * periods.max(1.0);
+        self.share = (self.share + change.clamp(-step, step)).clamp(0.0, MOST);
         self.before = delay;
         if delay < target / 10.0 {
             self.share *= FADE;
@@ -97,7 +102,10 @@ impl Control {
 
     /// Whether a call of this priority is let in, given a number of chance from 0 to 1.
     pub(super) fn admits(&mut self, priority: Priority, now: Instant, chance: f64) -> bool {
-        if self.share > 0.0 && now.saturating_duration_since(self.looked) > FORGET {
+        // The calls of one long read of HTTP/2 may take longer than that.
+        let last = self.looked.max(self.asked);
+        self.asked = now;
+        if self.share > 0.0 && now.saturating_duration_since(last) > FORGET {
             (self.share, self.before) = (0.0, 0.0);
             self.doubt.forget();
             self.divide();
@@ -267,6 +275,22 @@ mod tests {
             "two thirds: {answered:?}"
         );
         assert_eq!(answered[4], 0, "none");
+    }
+
+    /// A connection of HTTP/2 reads hundreds of calls at once, and then not for more than a second.
+    #[test]
+    fn nothing_is_forgotten_while_calls_are_asked_for() {
+        let mut now = clock::now();
+        let mut control = Control::new(now);
+        for _ in 0..10 {
+            now += Duration::from_millis(1_200);
+            control.read(Duration::from_millis(1_200), now);
+            for _ in 0..400 {
+                now += Duration::from_millis(3);
+                control.admits(NORMAL, now, 0.5);
+            }
+        }
+        assert!(control.share() > 0.8, "{}", control.share());
     }
 
     #[test]

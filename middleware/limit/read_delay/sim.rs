@@ -23,6 +23,8 @@ struct Scenario {
     times: f64,
     /// Something else keeps the worker for so long, each time after it has been free for so long.
     other: Option<(Duration, Duration)>,
+    /// How many requests a read takes at most, as with HTTP/2: they are called one after another.
+    batch: usize,
     seed: u64,
 }
 
@@ -38,9 +40,10 @@ fn run(scenario: &Scenario) -> Outcome {
     let mut dice = Dice::new(scenario.seed);
     let mut control = Control::new(origin);
     let gap = scenario.call.as_secs_f64() / scenario.times;
-    let mut draw = |dice: &mut Dice| Duration::from_secs_f64(-gap * (1.0 - dice.roll()).ln());
+    let draw = |dice: &mut Dice| Duration::from_secs_f64(-gap * (1.0 - dice.roll()).ln());
     let mut arrival = origin + draw(&mut dice);
     let mut sockets: VecDeque<Instant> = VecDeque::new();
+    let mut read: VecDeque<Instant> = VecDeque::new();
     let mut now = origin;
     let mut free_until = scenario.other.map(|(_, free)| origin + free);
     let (mut offered, mut good, mut refused) = (0_u32, 0_u32, 0_u32);
@@ -102,12 +105,13 @@ fn run(scenario: &Scenario) -> Outcome {
 }
 
 /// 2.5 ms of computing, of which a refusal costs 2 %.
-fn inline(times: f64, seed: u64) -> Outcome {
+fn inline(times: f64, batch: usize, seed: u64) -> Outcome {
     run(&Scenario {
         call: Duration::from_micros(2_500),
         refusal: Duration::from_micros(50),
         times,
         other: None,
+        batch,
         seed,
     })
 }
@@ -116,9 +120,21 @@ fn inline(times: f64, seed: u64) -> Outcome {
 fn handlers_that_never_yield_do_what_refusing_leaves_possible() {
     for (times, least) in [(1.2, 0.9), (2.0, 0.9), (5.0, 0.88), (10.0, 0.85)] {
         for seed in [11, 12, 13] {
-            let Outcome { goodput, p99, .. } = inline(times, seed);
+            let Outcome { goodput, p99, .. } = inline(times, 1, seed);
             assert!(goodput > least, "{goodput:.3} at {times}");
             assert!(p99 < Duration::from_millis(200), "{p99:?} at {times}");
+        }
+    }
+}
+
+/// All requests that have come are read at once.
+#[test]
+fn many_calls_on_one_connection_are_refused_too() {
+    for times in [2.0, 5.0, 10.0] {
+        for seed in [11, 12, 13] {
+            let Outcome { goodput, p99, .. } = inline(times, 512, seed);
+            assert!(goodput > 0.8, "{goodput:.3} at {times}");
+            assert!(p99 < Duration::from_millis(250), "{p99:?} at {times}");
         }
     }
 }
@@ -127,7 +143,7 @@ fn handlers_that_never_yield_do_what_refusing_leaves_possible() {
 fn below_the_capacity_hardly_anybody_is_refused() {
     for (times, most) in [(0.5, 0.001), (0.8, 0.01), (0.9, 0.04)] {
         for seed in [11, 12, 13] {
-            let Outcome { refused, .. } = inline(times, seed);
+            let Outcome { refused, .. } = inline(times, 1, seed);
             assert!(refused < most, "{refused:.4} at {times}");
         }
     }
@@ -143,6 +159,7 @@ fn a_delay_that_refusing_does_not_help_is_borne() {
             refusal: Duration::from_micros(10),
             times: 0.025,
             other: Some((Duration::from_millis(60), Duration::from_millis(20))),
+            batch: 1,
             seed,
         });
         assert!(refused < 0.3, "{refused:.3}");
@@ -159,6 +176,7 @@ fn doubts_cost_little_where_the_calls_are_the_cause() {
             refusal: Duration::from_micros(5),
             times: 40.0,
             other: None,
+            batch: 1,
             seed,
         });
         assert!(outcome.goodput > 0.8, "{:.3}", outcome.goodput);

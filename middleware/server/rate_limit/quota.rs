@@ -110,7 +110,8 @@ impl Rate {
         Self { calls, period }
     }
 
-    /// How many calls may come at once after a quiet time: at least 1.
+    /// How many calls may come at once after a quiet time: at least 1. It has to be said; only in text it may be left out
+    /// and is then the calls of a period.
     ///
     /// # Errors
     ///

@@ -20,13 +20,17 @@ use crate::{clock, context::Priority};
 
 /// All of them.
 pub(crate) fn check() {
-    let models: [(&str, fn()); 4] = [
+    let models: [(&str, fn()); 5] = [
         ("every permit comes back", every_permit_comes_back),
         (
             "a limit that moves loses nobody",
             a_limit_that_moves_loses_nobody,
         ),
         ("never more than the limit", never_more_than_the_limit),
+        (
+            "a dry run leaves nobody waiting",
+            a_dry_run_leaves_nobody_waiting,
+        ),
         ("the bell wakes", the_bell_wakes),
     ];
     for (name, model) in models {
@@ -110,6 +114,32 @@ fn every_permit_comes_back() {
                 caller.join().expect("no panic");
             }
             assert_eq!((shared.in_flight(), shared.waiting()), (0, 0));
+        },
+        SCHEDULES,
+    );
+}
+
+/// Though the only place is taken to the end, whether they came before it was switched on or meanwhile.
+fn a_dry_run_leaves_nobody_waiting() {
+    shuttle::check_random(
+        || {
+            let (shared, inside) = (one(), Arc::new(Inside::default()));
+            let first = Shared::enter_or_wait(&shared, clock::now(), &ask());
+            assert!(matches!(first, Ok(Admitted::Now(_))));
+            let callers: Vec<_> = (0..MOST)
+                .map(|_| {
+                    let (shared, inside) = (Arc::clone(&shared), Arc::clone(&inside));
+                    thread::spawn(move || assert!(call(&shared, &inside, false)))
+                })
+                .collect();
+            let switched = Arc::clone(&shared);
+            let operator = thread::spawn(move || switched.set_dry_run(true));
+            for thread in callers.into_iter().chain([operator]) {
+                thread.join().expect("no panic");
+            }
+            assert_eq!((shared.in_flight(), shared.waiting()), (1, 0));
+            shared.give_back(None, Sample::Served(0.01), clock::now());
+            assert_eq!(shared.in_flight(), 0);
         },
         SCHEDULES,
     );
