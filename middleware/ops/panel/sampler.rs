@@ -52,11 +52,16 @@ async fn run(parts: Weak<Parts>) {
 }
 
 async fn sample(parts: &Arc<Parts>) {
-    let figures = match parts.registry.clone() {
+    let read = match parts.registry.clone() {
         Some(registry) => {
-            let read = move || registry.read().map(|metrics| Figures::of(&metrics));
+            let read = move || {
+                let metrics = registry.read();
+                // Now, not when this task has its turn again: rates are reckoned by it.
+                let at = clock::now();
+                metrics.map(|metrics| (at, Figures::of(&metrics)))
+            };
             match blocking(read).await {
-                Some(Ok(figures)) => Some(figures),
+                Some(Ok(read)) => Some(read),
                 // It is shut down, or died and was told of. The page says that there are no numbers.
                 Some(Err(_)) | None => None,
             }
@@ -70,8 +75,12 @@ async fn sample(parts: &Arc<Parts>) {
         waiting: limit.waiting(),
     });
     let limits = limits.collect();
+    let (at, figures) = match read {
+        Some((at, figures)) => (at, Some(figures)),
+        None => (clock::now(), None),
+    };
     let mut board = parts.board.lock().unwrap_or_else(PoisonError::into_inner);
-    board.push(clock::now(), clock::wall_clock(), figures, limits);
+    board.push(at, clock::wall_clock(), figures, limits);
 }
 
 /// Does this on a thread where work may block; `None` if it panicked, which the log tells.
