@@ -5,13 +5,15 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    fmt,
+    fmt, io,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    thread::{self, Thread},
     time::Duration,
 };
 
@@ -170,6 +172,30 @@ where
             wait = wait.saturating_mul(2).min(LONGEST_WAIT);
         }
     }))
+}
+
+/// As [`supervise`], on a thread of its own and until the work returns. The text of a panic is the hook's to tell: the thread
+/// that writes the log must not be asked to log each panic of its sink.
+///
+/// # Errors
+///
+/// When the system has no thread left.
+pub(crate) fn supervise_thread(
+    name: &'static str,
+    mut work: impl FnMut() + Send + 'static,
+) -> io::Result<Thread> {
+    let thread = thread::Builder::new().name(format!("plimsoll-{name}"));
+    let thread = thread.spawn(move || {
+        let mut wait = FIRST_WAIT;
+        while panic::catch_unwind(AssertUnwindSafe(&mut work)).is_err() {
+            died(name, "panicked", None);
+            let down = Down::new(name);
+            thread::sleep(wait);
+            drop(down);
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
+    })?;
+    Ok(thread.thread().clone())
 }
 
 /// How often tasks of each name died since the process began.

@@ -80,7 +80,7 @@ impl Drain {
         }
     }
 
-    pub(super) fn run(mut self) {
+    pub(super) fn run(&mut self) {
         let mut idle = 0_u32;
         loop {
             let flush = self.shared.flushes.asked();

@@ -16,7 +16,7 @@ pub(crate) use super::notice::Kind;
 use super::notice::{Losses, Reason, Tally};
 use super::queue::{Append, Queue, Signal};
 use super::setup::SetupError;
-use crate::panics;
+use crate::{panics, task::supervise_thread};
 
 /// What a queue holds by default, 8 MiB: half a minute of 500 access lines a second.
 pub const DEFAULT_QUEUE_BYTES: usize = 8 * 1024 * 1024;
@@ -222,12 +222,10 @@ impl Writer {
             form: Mutex::new(Arc::new(Form::default())),
         });
         panics::flush_by(last_flush);
-        let drain = Drain::new(Arc::clone(&shared), Box::new(sink));
-        let thread = thread::Builder::new()
-            .name("plimsoll-log".to_owned())
-            .spawn(|| drain.run())
+        let mut drain = Drain::new(Arc::clone(&shared), Box::new(sink));
+        let thread = supervise_thread("log", move || drain.run())
             .map_err(|source| SetupError::Thread { source })?;
-        shared.thread.get_or_init(|| thread.thread().clone());
+        shared.thread.get_or_init(|| thread);
         let mut writers = lock(&WRITERS);
         writers.retain(|writer| writer.strong_count() > 0);
         writers.push(Arc::downgrade(&shared));

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Mutex;
+
 use super::{
     build::whole,
     config::{ConfigError, Key, Values},
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     gauge::{Gauges, Kind, Metric, Reading},
     ops::change,
-    task::spawn,
+    task::{self, Task, supervise},
 };
 
 const TARGET: &str = "plimsoll::preset";
@@ -237,11 +239,10 @@ pub(super) fn watch(stack: &Stack, file: Option<String>) {
         .and_then(|_| Hangup::new().map_err(|error| error.to_string()));
     match hangup {
         Ok(hangup) => {
-            let content = Watcher::new(Ok(file));
-            drop(spawn(
-                TASK,
-                run(Arc::downgrade(parts), content, every, hangup),
-            ));
+            let watcher = Arc::new(Mutex::new((Watcher::new(Ok(file)), hangup)));
+            let of = Arc::downgrade(parts);
+            let task = supervise(TASK, move || run(of.clone(), Arc::clone(&watcher), every));
+            parts.watch.get_or_init(|| Watch(task));
         }
         Err(error) => tracing::warn!(
             target: TARGET,
@@ -253,17 +254,34 @@ pub(super) fn watch(stack: &Stack, file: Option<String>) {
     }
 }
 
-/// Until nobody holds the stack any more.
-async fn run(parts: Weak<Parts>, mut watcher: Watcher, every: Duration, mut hangup: Hangup) {
+/// The task that watches. It ends when this is dropped, with the stack.
+#[derive(Debug)]
+pub(super) struct Watch(Task<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What was taken last is known also to a task that begins again.
+async fn run(parts: Weak<Parts>, watcher: Arc<Mutex<(Watcher, Hangup)>>, every: Duration) {
+    let mut held = watcher.lock().await;
+    let (watcher, hangup) = &mut *held;
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep(every) => false,
             () = hangup.next() => true,
         };
         let Some(parts) = parts.upgrade() else {
-            return;
+            // Whoever gives up the last of it ends this task too.
+            return std::future::pending().await;
         };
-        let file = parts.sources.read();
+        let reading = Arc::clone(&parts);
+        let Ok(file) = task::blocking(TASK, move || reading.sources.read()).await else {
+            // It panicked, and was told of.
+            continue;
+        };
         let content = match &file {
             Ok(text) => Ok(text.clone()),
             Err(error) => Err(error.to_string()),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use super::{
     build,
     client::Client,
     config::{ConfigError, Program, Sources, Values},
-    reload::{Reloaded, Reloads},
+    reload::{Reloaded, Reloads, Watch},
 };
 use crate::{
     limit::LimitHandle,
@@ -106,6 +106,7 @@ pub(super) struct Parts {
     pub(super) values: Mutex<Values>,
     pub(super) sources: Sources,
     pub(super) program: Program,
+    pub(super) watch: OnceLock<Watch>,
     // In the order in which they end.
     pub(super) telemetry: Option<Telemetry>,
     pub(super) log: Option<Log>,

@@ -1,6 +1,11 @@
 //! From settings to a stack that runs.
 
-use std::{env, error::Error, fmt, sync::Mutex};
+use std::{
+    env,
+    error::Error,
+    fmt,
+    sync::{Mutex, OnceLock},
+};
 
 use super::{
     Setup,
@@ -127,6 +132,7 @@ impl Setup {
             values: Mutex::new(values),
             sources,
             program,
+            watch: OnceLock::new(),
             log,
             telemetry,
         })

@@ -26,6 +26,7 @@ use super::{
     counts::{Counts, Exporter},
     prometheus::Reader,
 };
+use crate::task;
 
 /// Scrapers that are answered at once. Two servers of Prometheus and two people fit.
 const SCRAPERS: usize = 4;
@@ -56,10 +57,6 @@ pub(super) fn route(reader: Option<Reader>, counts: Arc<Counts>) -> Router {
         .with_state(scrapes)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "its end is awaited right here, a panic included"
-)]
 async fn answer(State(scrapes): State<Scrapes>) -> Response {
     let Ok(permit) = Arc::clone(&scrapes.room).try_acquire_owned() else {
         let refused = "too many scrapers are being answered";
@@ -67,8 +64,7 @@ async fn answer(State(scrapes): State<Scrapes>) -> Response {
     };
     let turn = scrapes.one_at_a_time.lock().await;
     let (reader, length) = (scrapes.reader, scrapes.length);
-    // swallow: plimsoll.export.errors its end is awaited right here, a panic included
-    let rendered = tokio::task::spawn_blocking(move || match reader {
+    let rendered = task::blocking("scrape", move || match reader {
         Some(reader) => reader.text(length.load(Ordering::Relaxed)).inspect(|text| {
             length.store(text.len(), Ordering::Relaxed);
         }),

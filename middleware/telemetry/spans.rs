@@ -5,7 +5,6 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -17,6 +16,7 @@ use opentelemetry_sdk::{
 };
 
 use super::counts::{Counts, Exporter};
+use crate::task::supervise_thread;
 
 /// How long a flush waits that was given no deadline.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -69,9 +69,7 @@ impl SpanQueue {
             counts,
         });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("plimsoll-spans".to_owned())
-            .spawn(move || theirs.run(&exporter))?;
+        supervise_thread("spans", move || theirs.run(&exporter))?;
         Ok(Self(shared))
     }
 

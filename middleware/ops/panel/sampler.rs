@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Parts, board::Level, figures::Figures, status};
 use crate::{
     clock,
-    task::{Task, supervise},
+    task::{self, Task, supervise},
 };
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -84,13 +84,9 @@ async fn sample(parts: &Arc<Parts>) {
 }
 
 /// Does this on a thread where work may block; `None` if it panicked, which the log tells.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "its end is awaited right here, a panic included"
-)]
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    // swallow: plimsoll.panics its end is awaited right here, and the hook tells a panic
-    tokio::task::spawn_blocking(work).await.ok()
+    // swallow: plimsoll.tasks.died a panic is told there
+    task::blocking("ops_reader", work).await.ok()
 }

@@ -7,7 +7,8 @@ mod value;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
@@ -97,12 +98,18 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         problem: problem.to_owned(),
         source,
     };
-    let length = fs::metadata(path).map(|about| about.len());
-    let length = length.map_err(|source| wrong("the file cannot be read", Some(source)))?;
-    if length > MAX_BYTES {
+    let unreadable = |source| wrong("the file cannot be read", Some(source));
+    // To open a pipe would wait for somebody who writes into it.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(wrong("it is no file", None));
+    }
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+    if read.map_err(unreadable)? as u64 > MAX_BYTES {
         return Err(wrong("the file is larger than 1 MiB", None));
     }
-    fs::read_to_string(path).map_err(|source| wrong("the file cannot be read", Some(source)))
+    Ok(text)
 }
 
 impl Values {
