@@ -30,7 +30,7 @@ const TOKEN: &str = "PLIMSOLL_OPS_TOKEN";
 const SHORTEST: usize = 16;
 /// So many wrong tokens an address may send in this time; then none of its tokens is looked at until the time is over.
 const GUESSES: u32 = 5;
-const FORGOTTEN: Duration = Duration::from_secs(60);
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(60);
 /// So many addresses are remembered. Past them the whole port is locked as one address is.
 const ADDRESSES: usize = 256;
 
@@ -160,7 +160,7 @@ refusals! {
     /// A page of elsewhere asks.
     Origin => ("origin", FORBIDDEN, "the request comes from a page of another origin"),
     /// Too many wrong tokens came from there.
-    Locked => ("locked", TOO_MANY_REQUESTS, "too many wrong tokens came from this address: try again in a minute"),
+    Locked => ("locked", TOO_MANY_REQUESTS, "too many wrong tokens came from this address"),
     /// No token, or a wrong one.
     Token => ("token", UNAUTHORIZED, "the token is missing or wrong"),
     /// It had the token, and asked for what cannot be done.
