@@ -42,11 +42,14 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 
-pub(crate) use self::registry::Registry;
 use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
     counts::ExportCounts,
     setup::{Otlp, Setup, SetupError},
+};
+pub(crate) use self::{
+    counts::{EXPORT_ERRORS, SPANS_DROPPED},
+    registry::Registry,
 };
 
 /// Starts the export with all defaults, as the standard `OTEL_*` variables say. [`Setup`] has the settings.

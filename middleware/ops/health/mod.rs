@@ -56,7 +56,7 @@ use crate::{
     task,
 };
 
-const FAILURES: Metric = Metric::new(
+pub(crate) const FAILURES: Metric = Metric::new(
     "plimsoll.health.check_failures",
     Kind::Counter,
     "{check}",
