@@ -94,12 +94,12 @@ impl Telemetry {
         scrape::route(self.reader.clone(), Arc::clone(&self.counts))
     }
 
-    /// For those who read the metrics within the process.
-    pub(crate) fn registry(&self) -> Registry {
-        Registry {
-            reader: self.reader.clone(),
+    /// For those who read the metrics within the process; `None` if `OTEL_SDK_DISABLED` is set: there are none to read.
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.reader.clone().map(|reader| Registry {
+            reader,
             meter: self.meter.clone(),
-        }
+        })
     }
 
     /// What could not be exported so far.

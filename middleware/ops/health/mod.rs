@@ -312,7 +312,7 @@ impl Health {
     }
 
     /// What the phase says, before anything else is asked.
-    fn whole(&self) -> Option<Status> {
+    pub(super) fn whole(&self) -> Option<Status> {
         match self.shared.life.borrow().phase {
             Phase::Starting => Some(Status::Starting),
             Phase::Draining => Some(Status::Draining),
