@@ -43,10 +43,12 @@ fn is_others_turn(written: &mut usize, context: &Context<'_>) -> bool {
     is_over
 }
 
-/// Counts what was written.
+/// Counts what was written since the peer took nothing more, or others had their turn.
 fn count(written: &mut usize, polled: &Poll<io::Result<usize>>) {
-    if let Poll::Ready(Ok(bytes)) = polled {
-        *written = written.saturating_add(*bytes);
+    match polled {
+        Poll::Ready(Ok(bytes)) => *written = written.saturating_add(*bytes),
+        Poll::Ready(Err(_)) => {}
+        Poll::Pending => *written = 0,
     }
 }
 

@@ -219,7 +219,7 @@ fn limit(parts: &Parts, asked: &Map<String, Value>) -> Result<Changed, Wrong> {
     let limit = only(&parts.limits, "limit", name, |limit| limit.name() == name)?;
     if key == "dry_run" {
         let (on, before) = (is_on(value)?, limit.is_dry_run());
-        limit.dry_run(on);
+        limit.set_dry_run(on);
         return Ok(Changed {
             setting: format!("limit.{name}.dry_run"),
             from: before.to_string(),
