@@ -260,7 +260,7 @@ impl Drop for Down {
 #[derive(Clone, Copy, Debug)]
 pub struct Deaths;
 
-const DIED: Metric = Metric::new(
+pub(crate) const DIED: Metric = Metric::new(
     "plimsoll.tasks.died",
     Kind::Counter,
     "{task}",
