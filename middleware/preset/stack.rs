@@ -104,12 +104,19 @@ pub(super) struct Parts {
     pub(super) reloads: Reloads,
     /// As they hold now.
     pub(super) values: Mutex<Values>,
-    pub(super) sources: Sources,
+    pub(super) sources: Arc<Sources>,
     pub(super) program: Program,
     pub(super) watch: OnceLock<Watch>,
     // In the order in which they end.
     pub(super) telemetry: Option<Telemetry>,
-    pub(super) log: Option<Log>,
+    pub(super) log: Option<Logged>,
+}
+
+/// The log that the stack started.
+pub(super) struct Logged {
+    pub(super) log: Log,
+    /// What the program's own settings of it let through, where no setting says more.
+    pub(super) own_filter: Option<String>,
 }
 
 impl Parts {
@@ -167,7 +174,7 @@ impl Stack {
 
     /// The log, if the stack started it.
     pub fn log(&self) -> Option<&Log> {
-        self.parts.log.as_ref()
+        self.parts.log.as_ref().map(|logged| &logged.log)
     }
 
     /// The connections of [`Stack::server`].
