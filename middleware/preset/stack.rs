@@ -17,6 +17,7 @@ use super::{
     build,
     client::Client,
     config::{ConfigError, Program, Sources, Values},
+    describe::LAYERS,
     reload::{Reloaded, Reloads, Watch},
 };
 use crate::{
@@ -234,12 +235,11 @@ impl Stack {
         if let Some(rate_limit) = &self.parts.rate_limit {
             ops = ops.rate_limit(rate_limit);
         }
-        for (at, (layer, _)) in self.layers().into_iter().enumerate() {
+        for layer in &LAYERS {
             // The page does not hold the log and the exporters.
             let parts = Arc::downgrade(&self.parts);
-            ops = ops.layer(layer, move || {
-                let states = parts.upgrade().map(|parts| parts.describe());
-                let state = states.and_then(|states| Some(states.get(at)?.1.clone()));
+            ops = ops.layer(layer.name, move || {
+                let state = parts.upgrade().map(|parts| parts.state(layer));
                 state.unwrap_or_default()
             });
         }
@@ -283,7 +283,9 @@ impl Stack {
 
     /// Each layer, outermost first, and how it stands: `on: ..` with what limits it, or `off`.
     pub fn layers(&self) -> Vec<(&'static str, String)> {
-        self.parts.describe()
+        let states = LAYERS.iter();
+        let states = states.map(|layer| (layer.name, self.parts.state(layer)));
+        states.collect()
     }
 }
 
