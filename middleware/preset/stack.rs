@@ -88,6 +88,8 @@ impl<S> Layer<S> for Layers {
 /// The stack of one server: its layers, and all that tells of them or changes them. Clones share everything.
 ///
 /// Keep it to the end of `main`: it holds the log and the exporters that it started.
+///
+/// Once one has watched a file, SIGHUP does not end the process any more, also when the stack is gone.
 #[derive(Clone)]
 #[must_use = "it holds the log and the exporters"]
 pub struct Stack {
@@ -178,7 +180,7 @@ impl Stack {
         self.parts.log.as_ref().map(|logged| &logged.log)
     }
 
-    /// The connections of [`Stack::server`].
+    /// The connections of [`Stack::serve`].
     pub fn connections(&self) -> &Connections {
         &self.parts.connections
     }
@@ -194,8 +196,8 @@ impl Stack {
     /// A server of plimsoll's own for this service, within the limits of `serve`; it still needs a listener. It tells the
     /// stack's health when it drains.
     ///
-    /// The service is to have the stack's layer already: `stack.server(app.layer(stack.layer()))`.
-    pub fn server<S, B>(&self, service: S) -> Server<S>
+    /// The service is to have the stack's layer already: `stack.serve(app.layer(stack.layer()))`.
+    pub fn serve<S, B>(&self, service: S) -> Server<S>
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
