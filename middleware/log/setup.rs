@@ -102,6 +102,11 @@ impl Setup {
         self
     }
 
+    /// What [`filter`](Self::filter) was given.
+    pub(crate) fn own_filter(&self) -> Option<&str> {
+        self.filter.as_deref()
+    }
+
     /// Writes to stdout. The default, since containers and service managers collect it.
     pub fn to_stdout(mut self) -> Self {
         self.sink = Sink::Stdout;

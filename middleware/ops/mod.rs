@@ -38,4 +38,6 @@ pub mod health;
 mod panel;
 
 #[cfg(feature = "ops")]
+pub(crate) use self::panel::TOKEN;
+#[cfg(feature = "ops")]
 pub use self::panel::{Controls, InvalidToken, Ops};

@@ -195,12 +195,11 @@ fn timeout(values: &Values) -> TimeoutLayer {
         .total(values.time("timeout.total"))
         .idle(values.time("timeout.idle"))
         .enabled(values.switch("timeout.enabled"));
-    let is_set = values.is_set("timeout.body_min_rate") || values.is_set("timeout.body_grace");
     let grace = values.time("timeout.body_grace").unwrap_or_default();
     let layer = match values.count32("timeout.body_min_rate") {
-        Some(rate) if is_set => layer.min_rate(rate, grace),
-        // As the layer has it by itself: not for gRPC, whose streams may be silent.
-        Some(_) => layer,
+        Some(rate) if values.is_set("timeout.body_min_rate") => layer.min_rate(rate, grace),
+        // The rate is the layer's own: not for gRPC, whose streams may be silent.
+        Some(_) => layer.grace(grace),
         None => layer.no_min_rate(),
     };
     match proxies(values, "timeout.deadline_from") {

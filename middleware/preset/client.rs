@@ -49,7 +49,7 @@ impl Client {
     /// Makes spans with these exporters.
     #[must_use]
     pub fn telemetry(mut self, telemetry: &Telemetry) -> Self {
-        self.trace_context = TraceContextLayer::new(telemetry.tracer().clone());
+        self.trace_context = self.trace_context.tracer(telemetry.tracer().clone());
         self
     }
 

@@ -1,18 +1,41 @@
 //! A stack in words, for whoever runs it.
 
-use super::stack::Parts;
+use std::time::Duration;
+
+use super::{
+    config::{Value, Values},
+    stack::Parts,
+};
 
 /// What is told of a layer: its settings, and what they are called there.
 type Told = &'static [(&'static str, &'static str)];
 
-/// The layers whose settings say all, outermost first, with those in between left out.
-const BEFORE: &[(&str, &str, Told)] = &[
-    (
+/// One layer of the stack.
+pub(super) struct Described {
+    pub(super) name: &'static str,
+    how: How,
+}
+
+enum How {
+    /// Its settings say all: the switch, and those that are told.
+    Settings(&'static str, Told),
+    Quotas,
+    InFlight,
+}
+
+const fn settings(name: &'static str, switch: &'static str, told: Told) -> Described {
+    let how = How::Settings(switch, told);
+    Described { name, how }
+}
+
+/// All of them, outermost first.
+pub(super) static LAYERS: [Described; 9] = [
+    settings(
         "request_id",
         "request_id.enabled",
         &[("trust", "request_id.trust"), ("make", "request_id.make")],
     ),
-    (
+    settings(
         "trace_context",
         "trace_context.enabled",
         &[
@@ -20,7 +43,7 @@ const BEFORE: &[(&str, &str, Told)] = &[
             ("sampled by callers", "trace_context.sampled_by_callers"),
         ],
     ),
-    (
+    settings(
         "access_log",
         "access_log.enabled",
         &[
@@ -29,12 +52,12 @@ const BEFORE: &[(&str, &str, Told)] = &[
             ("one in", "access_log.sample_successes"),
         ],
     ),
-    (
+    settings(
         "metrics",
         "metrics.enabled",
         &[("max series", "metrics.max_series")],
     ),
-    (
+    settings(
         "timeout",
         "timeout.enabled",
         &[
@@ -45,14 +68,20 @@ const BEFORE: &[(&str, &str, Told)] = &[
             ("after", "timeout.body_grace"),
         ],
     ),
-];
-const AFTER: &[(&str, &str, Told)] = &[
-    (
+    Described {
+        name: "rate_limit",
+        how: How::Quotas,
+    },
+    Described {
+        name: "back_pressure",
+        how: How::InFlight,
+    },
+    settings(
         "body_limit",
         "body_limit.enabled",
         &[("max", "body_limit.max")],
     ),
-    (
+    settings(
         "catch_panic",
         "catch_panic.enabled",
         &[("backtraces", "catch_panic.backtraces")],
@@ -60,27 +89,39 @@ const AFTER: &[(&str, &str, Told)] = &[
 ];
 
 impl Parts {
-    pub(super) fn describe(&self) -> Vec<(&'static str, String)> {
-        let mut all: Vec<_> = BEFORE.iter().map(|layer| self.settings(layer)).collect();
-        all.push(("rate_limit", self.quotas()));
-        all.push(("back_pressure", self.in_flight()));
-        all.extend(AFTER.iter().map(|layer| self.settings(layer)));
-        all
+    /// How a layer stands: `on: ..` with what limits it, or `off`.
+    pub(super) fn state(&self, layer: &Described) -> String {
+        match layer.how {
+            How::Settings(switch, told) => self.settings(switch, told),
+            How::Quotas => self.quotas(),
+            How::InFlight => self.in_flight(),
+        }
     }
 
-    fn settings(
-        &self,
-        &(layer, switch, told): &(&'static str, &'static str, Told),
-    ) -> (&'static str, String) {
+    fn settings(&self, switch: &'static str, told: Told) -> String {
         let values = self.values();
         if !values.switch(switch) {
-            return (layer, "off".to_owned());
+            return "off".to_owned();
         }
         let settings = told
             .iter()
-            .map(|(what, name)| format!("{what} {}", values.shown(name)));
+            .map(|(what, name)| format!("{what} {}", self.shown(&values, name)));
         let settings: Vec<String> = settings.collect();
-        (layer, format!("on: {}", settings.join(", ")))
+        format!("on: {}", settings.join(", "))
+    }
+
+    /// A setting as it holds: the program may have changed it by the layer's own handle.
+    fn shown(&self, values: &Values, name: &'static str) -> String {
+        let (timeout, body_limit) = (&self.layers.timeout, &self.layers.body_limit);
+        let time = |time: Option<Duration>| time.map_or(Value::None, Value::Time);
+        let value = match name {
+            "timeout.head" => time(timeout.current_head()),
+            "timeout.total" => time(timeout.current_total()),
+            "timeout.idle" => time(timeout.current_idle()),
+            "body_limit.max" => Value::Size(body_limit.max_bytes()),
+            _ => return values.shown(name).to_string(),
+        };
+        value.to_string()
     }
 
     fn quotas(&self) -> String {
@@ -108,13 +149,15 @@ impl Parts {
             return "off".to_owned();
         }
         let handle = &self.limit;
-        let kind = match (self.program.limit, values.word("back_pressure.limit")) {
-            (true, _) => "of the program".to_owned(),
-            (false, "adaptive") => {
-                let (min, max) = ("back_pressure.min", "back_pressure.max");
-                format!("adaptive, {} to {}", values.shown(min), values.shown(max))
-            }
-            (false, _) => "fixed".to_owned(),
+        let kind = if self.program.limit {
+            "of the program".to_owned()
+        } else if handle.is_adaptive() {
+            let (min, max) = ("back_pressure.min", "back_pressure.max");
+            format!("adaptive, {} to {}", values.shown(min), values.shown(max))
+        } else if handle.can_adapt() {
+            "held".to_owned()
+        } else {
+            "fixed".to_owned()
         };
         let waiting = match self.program.limit {
             true => String::new(),

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGHUP. As long as there is one, that signal does not end the process.
+/// SIGHUP. From the first one on that signal does not end the process, also once this is gone: its handler stays.
 pub(super) struct Hangup(Signal);
 
 impl Hangup {

@@ -37,9 +37,9 @@ mod reload;
 mod stack;
 mod start;
 
-use std::{env, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
 
-use self::config::{CONFIG, Sources};
+use self::config::{CONFIG, PREFIX, Sources};
 pub use self::{
     client::{Client, Sent, client},
     config::{ConfigError, Origin},
@@ -129,7 +129,7 @@ pub struct Setup {
     name: &'static str,
     sources: Sources,
     /// In place of the environment.
-    variables: Option<Vec<(String, String)>>,
+    variables: Option<Vec<(String, OsString)>>,
     key: Option<Key>,
     limit: Option<Limit>,
     log: Option<log::Setup>,
@@ -212,14 +212,15 @@ impl Setup {
         self
     }
 
-    /// Reads these variables in place of the environment's: for tests.
+    /// Reads these variables in place of the environment's `PLIMSOLL_*`: for tests. What the log and the exporters read by
+    /// themselves, `OTEL_*` and `RUST_LOG`, is still the environment's.
     pub fn variables<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
     where
         N: Into<String>,
         V: Into<String>,
     {
         let variables = variables.into_iter();
-        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let variables = variables.map(|(name, value)| (name.into(), value.into().into()));
         self.variables = Some(variables.collect());
         self
     }
@@ -229,13 +230,9 @@ impl Setup {
         let mut sources = std::mem::take(&mut self.sources);
         let environment = || {
             let all = env::vars_os();
-            let text = all.filter_map(|(name, value)| {
-                // A value that is no text stays wrong where a setting is read.
-                let name = name.into_string().ok()?;
-                Some((name, value.to_string_lossy().into_owned()))
-            });
-            text.filter(|(name, _)| name.starts_with("PLIMSOLL_"))
-                .collect()
+            // Names of settings are text; a value that is none is told where it is taken.
+            let all = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+            all.filter(|(name, _)| name.starts_with(PREFIX)).collect()
         };
         sources.variables = self.variables.take().unwrap_or_else(environment);
         let named = sources.variables.iter().find(|(name, _)| name == CONFIG);

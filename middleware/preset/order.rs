@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_tells_the_same_of_wrong_orders() {
+        let table = |text: &'static str, before: &str| -> Vec<&'static str> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(before));
+            let table = lines.skip_while(|line| !line.starts_with("| outside |"));
+            table.take_while(|line| line.starts_with('|')).collect()
+        };
+        let here = table(include_str!("order.rs"), "/// ");
+        assert!(here.len() > 10, "{here:?}");
+        assert_eq!(here, table(include_str!("../../docs/preset.md"), ""));
+    }
+
+    #[test]
     fn the_right_order_holds_whatever_is_left_out() {
         for (known, allowed) in [
             ("outermost", allowed!(CatchPanicLayer, Outside)),

@@ -12,9 +12,9 @@ use tokio::sync::Mutex;
 
 use super::{
     build::whole,
-    config::{ConfigError, Key, Values},
+    config::{ConfigError, Key, Sources, Values},
     hangup::Hangup,
-    stack::{Parts, Stack},
+    stack::{Logged, Parts, Stack},
 };
 use crate::{
     gauge::{Gauges, Kind, Metric, Reading},
@@ -154,6 +154,9 @@ impl Parts {
         match key.name {
             // One that was made fixed finds nothing.
             "back_pressure.limit" => told.number(key.name).is_some() || self.limit.can_adapt(),
+            "back_pressure.min" | "back_pressure.max" => self.limit.can_adapt(),
+            // Without quotas, or switched off, nobody is counted.
+            "rate_limit.dry_run" => self.rate_limit.is_some(),
             // The table of callers was made for so many quotas, or not at all.
             "rate_limit.quotas" => {
                 let many = |values: &Values| {
@@ -173,8 +176,9 @@ impl Parts {
         let layers = &self.layers;
         match name {
             "log.filter" => {
-                if let Some(log) = &self.log {
-                    let set = log.set_filter(values.text("log.filter"));
+                if let Some(Logged { log, own_filter }) = &self.log {
+                    let wanted = values.text("log.filter").or(own_filter.as_deref());
+                    let set = log.set_filter(wanted);
                     set.unwrap_or_else(|error| {
                         tracing::error!(target: TARGET, event = "config_rejected", error = %error, "the filter stays")
                     });
@@ -199,7 +203,8 @@ impl Parts {
             "back_pressure.limit" => match values.count("back_pressure.limit") {
                 Some(calls) => self.limit.hold(calls),
                 None => {
-                    assert!(self.limit.adapt(), "one that cannot is not asked to");
+                    let adapts = self.limit.adapt();
+                    debug_assert!(adapts, "one that cannot is not asked to");
                 }
             },
             "back_pressure.min" | "back_pressure.max" => {
@@ -242,7 +247,15 @@ pub(super) fn watch(stack: &Stack, file: Option<String>) {
         Ok(hangup) => {
             let watcher = Arc::new(Mutex::new((Watcher::new(Ok(file)), hangup)));
             let of = Arc::downgrade(parts);
-            let task = supervise(TASK, move || run(of.clone(), Arc::clone(&watcher), every));
+            let sources = Arc::clone(&parts.sources);
+            let task = supervise(TASK, move || {
+                run(
+                    of.clone(),
+                    Arc::clone(&sources),
+                    Arc::clone(&watcher),
+                    every,
+                )
+            });
             parts.watch.get_or_init(|| Watch(task));
         }
         Err(error) => tracing::warn!(
@@ -266,7 +279,12 @@ impl Drop for Watch {
 }
 
 /// What was taken last is known also to a task that begins again.
-async fn run(parts: Weak<Parts>, watcher: Arc<Mutex<(Watcher, Hangup)>>, every: Duration) {
+async fn run(
+    parts: Weak<Parts>,
+    sources: Arc<Sources>,
+    watcher: Arc<Mutex<(Watcher, Hangup)>>,
+    every: Duration,
+) {
     let mut held = watcher.lock().await;
     let (watcher, hangup) = &mut *held;
     loop {
@@ -274,14 +292,15 @@ async fn run(parts: Weak<Parts>, watcher: Arc<Mutex<(Watcher, Hangup)>>, every: 
             () = tokio::time::sleep(every) => false,
             () = hangup.next() => true,
         };
+        // A file system that hangs keeps nothing alive but the path.
+        let reading = Arc::clone(&sources);
+        let Ok(file) = task::blocking(TASK, move || reading.read()).await else {
+            // It panicked, and was told of.
+            continue;
+        };
         let Some(parts) = parts.upgrade() else {
             // Whoever gives up the last of it ends this task too.
             return std::future::pending().await;
-        };
-        let reading = Arc::clone(&parts);
-        let Ok(file) = task::blocking(TASK, move || reading.sources.read()).await else {
-            // It panicked, and was told of.
-            continue;
         };
         let content = match &file {
             Ok(text) => Ok(text.clone()),
@@ -328,6 +347,26 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preset::config::KEYS;
+
+    /// In one schedule, for the table of callers has a scheduler's locks in tests of the library.
+    #[test]
+    fn every_setting_that_is_live_can_be_applied() {
+        shuttle::check_random(apply_all, 1);
+    }
+
+    fn apply_all() {
+        let set = [
+            ("PLIMSOLL_RATE_LIMIT_QUOTAS", "1/s"),
+            ("PLIMSOLL_RATE_LIMIT_KEY", "everyone"),
+        ];
+        let stack = crate::preset::server("shop").variables(set).build();
+        let stack = stack.expect("nothing is wrong with it");
+        let values = stack.parts.values().clone();
+        let live = KEYS.iter().filter(|key| key.live);
+        let applied = live.map(|key| stack.parts.apply(key.name, &values));
+        assert!(applied.count() > 10);
+    }
 
     #[test]
     fn a_file_is_taken_once_it_stays_the_same() {

@@ -17,6 +17,7 @@ use super::{
     build,
     client::Client,
     config::{ConfigError, Program, Sources, Values},
+    describe::LAYERS,
     reload::{Reloaded, Reloads, Watch},
 };
 use crate::{
@@ -87,6 +88,8 @@ impl<S> Layer<S> for Layers {
 /// The stack of one server: its layers, and all that tells of them or changes them. Clones share everything.
 ///
 /// Keep it to the end of `main`: it holds the log and the exporters that it started.
+///
+/// Once one has watched a file, SIGHUP does not end the process any more, also when the stack is gone.
 #[derive(Clone)]
 #[must_use = "it holds the log and the exporters"]
 pub struct Stack {
@@ -104,12 +107,19 @@ pub(super) struct Parts {
     pub(super) reloads: Reloads,
     /// As they hold now.
     pub(super) values: Mutex<Values>,
-    pub(super) sources: Sources,
+    pub(super) sources: Arc<Sources>,
     pub(super) program: Program,
     pub(super) watch: OnceLock<Watch>,
     // In the order in which they end.
     pub(super) telemetry: Option<Telemetry>,
-    pub(super) log: Option<Log>,
+    pub(super) log: Option<Logged>,
+}
+
+/// The log that the stack started.
+pub(super) struct Logged {
+    pub(super) log: Log,
+    /// What the program's own settings of it let through, where no setting says more.
+    pub(super) own_filter: Option<String>,
 }
 
 impl Parts {
@@ -167,10 +177,10 @@ impl Stack {
 
     /// The log, if the stack started it.
     pub fn log(&self) -> Option<&Log> {
-        self.parts.log.as_ref()
+        self.parts.log.as_ref().map(|logged| &logged.log)
     }
 
-    /// The connections of [`Stack::server`].
+    /// The connections of [`Stack::serve`].
     pub fn connections(&self) -> &Connections {
         &self.parts.connections
     }
@@ -186,8 +196,8 @@ impl Stack {
     /// A server of plimsoll's own for this service, within the limits of `serve`; it still needs a listener. It tells the
     /// stack's health when it drains.
     ///
-    /// The service is to have the stack's layer already: `stack.server(app.layer(stack.layer()))`.
-    pub fn server<S, B>(&self, service: S) -> Server<S>
+    /// The service is to have the stack's layer already: `stack.serve(app.layer(stack.layer()))`.
+    pub fn serve<S, B>(&self, service: S) -> Server<S>
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
@@ -227,12 +237,11 @@ impl Stack {
         if let Some(rate_limit) = &self.parts.rate_limit {
             ops = ops.rate_limit(rate_limit);
         }
-        for (at, (layer, _)) in self.layers().into_iter().enumerate() {
+        for layer in &LAYERS {
             // The page does not hold the log and the exporters.
             let parts = Arc::downgrade(&self.parts);
-            ops = ops.layer(layer, move || {
-                let states = parts.upgrade().map(|parts| parts.describe());
-                let state = states.and_then(|states| Some(states.get(at)?.1.clone()));
+            ops = ops.layer(layer.name, move || {
+                let state = parts.upgrade().map(|parts| parts.state(layer));
                 state.unwrap_or_default()
             });
         }
@@ -276,7 +285,9 @@ impl Stack {
 
     /// Each layer, outermost first, and how it stands: `on: ..` with what limits it, or `off`.
     pub fn layers(&self) -> Vec<(&'static str, String)> {
-        self.parts.describe()
+        let states = LAYERS.iter();
+        let states = states.map(|layer| (layer.name, self.parts.state(layer)));
+        states.collect()
     }
 }
 

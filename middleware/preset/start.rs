@@ -4,7 +4,7 @@ use std::{
     env,
     error::Error,
     fmt,
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     build::{self, Ingredients},
     config::{ConfigError, Program, Sources, Values},
     reload::{self, Reloads},
-    stack::{Parts, Stack},
+    stack::{Logged, Parts, Stack},
 };
 use crate::{
     log,
@@ -33,13 +33,16 @@ impl Setup {
     pub fn start(mut self) -> Result<Stack, StartError> {
         let sources = self.all_sources();
         let (file, values) = self.values(&sources)?;
-        let log = values
-            .switch("log.enabled")
-            .then(|| self.start_log(&values));
-        let log = log.transpose().map_err(StartError::Log)?;
+        let log = self.log.take();
+        let own_filter = log.as_ref().and_then(log::Setup::own_filter);
+        let own_filter = own_filter.map(str::to_owned);
+        let on = values.switch("log.enabled");
+        let log = on.then(|| self.start_log(log, &values)).transpose();
+        let log = log.map_err(StartError::Log)?;
         let on = values.switch("telemetry.enabled");
         let telemetry = on.then(|| self.start_telemetry(&values)).transpose();
         let telemetry = telemetry.map_err(StartError::Telemetry)?;
+        let log = log.map(|log| Logged { log, own_filter });
         let stack = self.assemble(sources, values, log, telemetry);
         reload::watch(&stack, file);
         Ok(stack)
@@ -73,24 +76,29 @@ impl Setup {
         read().map_err(StartError::Config)
     }
 
-    fn start_log(&mut self, values: &Values) -> Result<log::Log, log::SetupError> {
-        let name = self.name;
-        let setup = self
-            .log
-            .take()
-            .unwrap_or_else(|| match env::var_os(SERVICE) {
-                Some(_) => log::Setup::new(),
-                None => log::Setup::new().service(name),
-            });
+    /// The name of the service, unless the environment gives another. An empty one is none, as OpenTelemetry says.
+    fn own_name(&self) -> Option<&'static str> {
+        let given = env::var_os(SERVICE).is_some_and(|name| !name.is_empty());
+        (!given).then_some(self.name)
+    }
+
+    fn start_log(
+        &self,
+        setup: Option<log::Setup>,
+        values: &Values,
+    ) -> Result<log::Log, log::SetupError> {
+        let setup = setup.unwrap_or_else(|| match self.own_name() {
+            Some(name) => log::Setup::new().service(name),
+            None => log::Setup::new(),
+        });
         build::log(setup, values).init()
     }
 
     fn start_telemetry(&mut self, values: &Values) -> Result<Telemetry, telemetry::SetupError> {
-        let name = self.name;
         let setup = self.telemetry.take();
-        let setup = setup.unwrap_or_else(|| match env::var_os(SERVICE) {
-            Some(_) => telemetry::Setup::new(),
-            None => telemetry::Setup::new().service(name),
+        let setup = setup.unwrap_or_else(|| match self.own_name() {
+            Some(name) => telemetry::Setup::new().service(name),
+            None => telemetry::Setup::new(),
         });
         build::telemetry(setup, values).init()
     }
@@ -99,7 +107,7 @@ impl Setup {
         self,
         sources: Sources,
         values: Values,
-        log: Option<log::Log>,
+        log: Option<Logged>,
         telemetry: Option<Telemetry>,
     ) -> Stack {
         let (program, reloads) = (self.program(), Reloads::default());
@@ -116,7 +124,7 @@ impl Setup {
                 connections: &connections,
                 failures: &failures,
                 reloads: &reloads,
-                log: log.as_ref(),
+                log: log.as_ref().map(|logged| &logged.log),
                 telemetry: telemetry.as_ref(),
             },
         );
@@ -130,7 +138,7 @@ impl Setup {
             failures,
             reloads,
             values: Mutex::new(values),
-            sources,
+            sources: Arc::new(sources),
             program,
             watch: OnceLock::new(),
             log,

@@ -1,5 +1,6 @@
 //! The whole stack: in its order, from its configuration, changed while it runs.
 
+mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;

@@ -234,14 +234,25 @@ async fn what_was_made_at_the_start_needs_a_restart() {
             (0, vec![needs])
         );
     }
+    // What would be set of a limit that there is only after a restart.
+    file.write(&FIRST.replace("limit = 5", "limit = \"adaptive\"\nmin = 2\nmax = 9"));
+    let reloaded = stack.reload().expect("nothing is wrong with it");
+    assert_eq!(reloaded.changed, [""; 0]);
+    let limit = [
+        "back_pressure.limit",
+        "back_pressure.min",
+        "back_pressure.max",
+    ];
+    assert_eq!(reloaded.needs_restart, limit);
     assert_eq!(stack.limit().limit(), 5);
     let none = File::of("none", "");
     let stack = built(&none);
-    none.write("[rate_limit]\nquotas = \"1/s\"\nkey = \"everyone\"");
+    none.write("[rate_limit]\nquotas = \"1/s\"\nkey = \"everyone\"\ndry_run = true");
     let reloaded = stack.reload().expect("nothing is wrong with it");
+    assert_eq!(reloaded.changed, [""; 0]);
     assert_eq!(
         reloaded.needs_restart,
-        ["rate_limit.quotas", "rate_limit.key"]
+        ["rate_limit.quotas", "rate_limit.key", "rate_limit.dry_run"]
     );
     assert_eq!(
         (ask(&stack).await, ask(&stack).await),
@@ -260,6 +271,28 @@ async fn a_limit_that_finds_itself_can_be_held_and_let_go() {
         assert_eq!(stack.limit().is_adaptive(), adapts);
     }
     assert_eq!(stack.limit().limit(), 9);
+}
+
+/// Not the one of the environment, which the program's own has won over.
+#[tokio::test]
+async fn a_filter_that_is_not_set_any_more_is_the_program_s_own() {
+    let setting = |filter: &str| format!("[log]\nfilter = \"{filter}\"\n");
+    let file = File::of("filter", &setting("warn"));
+    let log = plimsoll::log::Setup::new().filter("error,own=debug");
+    let log = log.to_writer(std::io::sink());
+    let setup = shop(&file).set("reload.enabled", "false");
+    let setup = setup.without(Part::Telemetry).log(log);
+    let stack = setup.start().expect("nothing is wrong with it");
+    let filter = || stack.log().expect("it was started").filter();
+    assert_eq!(filter(), "warn");
+    file.write("");
+    let reloaded = stack.reload().expect("nothing is wrong with it");
+    assert_eq!(reloaded.changed, ["log.filter"]);
+    let own = filter();
+    assert!(own.contains("error") && own.contains("own=debug"), "{own}");
+    file.write(&setting("info"));
+    stack.reload().expect("nothing is wrong with it");
+    assert_eq!(filter(), "info");
 }
 
 #[tokio::test]

@@ -194,6 +194,50 @@ async fn the_program_gives_quotas_and_a_limit_of_its_own() {
 }
 
 #[test]
+fn it_tells_what_holds_and_not_what_was_set() {
+    let state = |stack: &Stack, name: &str| {
+        let mut all = stack.layers().into_iter();
+        let found = all.find(|(layer, _)| *layer == name);
+        found.map(|(_, state)| state).expect("it is there")
+    };
+    let stack = built(shop());
+    let held = NonZeroUsize::new(7).expect("above 0");
+    stack.limit().hold(held);
+    let limit = state(&stack, "back_pressure");
+    assert!(limit.starts_with("on: limit 7 (held), "), "{limit}");
+    assert!(stack.limit().adapt());
+    let limit = state(&stack, "back_pressure");
+    assert!(limit.contains("(adaptive, 1 to 1000000)"), "{limit}");
+    stack.timeout().set_head(Duration::from_secs(5));
+    stack.timeout().set_total(Duration::from_secs(60));
+    stack.timeout().set_idle(Duration::from_millis(1_500));
+    let timeout = state(&stack, "timeout");
+    let times = "on: head 5s, total 1m, idle 1500ms, ";
+    assert!(timeout.starts_with(times), "{timeout}");
+    stack.timeout().set_head(None);
+    let timeout = state(&stack, "timeout");
+    assert!(timeout.starts_with("on: head none, "), "{timeout}");
+    stack.body_limit().set_max_bytes(64 << 10);
+    assert_eq!(state(&stack, "body_limit"), "on: max 64 KiB");
+    let fixed = built(shop().set("back_pressure.limit", "3"));
+    let limit = state(&fixed, "back_pressure");
+    assert!(limit.starts_with("on: limit 3 (fixed), "), "{limit}");
+}
+
+/// A rate that nobody asked for is not that of gRPC, whose streams may be silent.
+#[test]
+fn a_grace_alone_changes_the_grace_alone() {
+    let rate = |of: &str, value: &str| {
+        let stack = built(shop().set(of, value));
+        format!("{:?}", stack.timeout())
+    };
+    let grace = rate("timeout.body_grace", "5s");
+    assert!(grace.contains("grace: 5s, of_grpc: false"), "{grace}");
+    let both = rate("timeout.body_min_rate", "1 KiB");
+    assert!(both.contains("1024, grace: 20s, of_grpc: true"), "{both}");
+}
+
+#[test]
 fn it_tells_an_operator_what_is_on() {
     let set = [
         ("PLIMSOLL_RATE_LIMIT_QUOTAS", "100/s burst 50"),

@@ -137,7 +137,7 @@ Ctrl-C closes the shop.
         let stack = &stacks.reception;
         let routes = reception::routes(channel, &stack.client());
         let reception = stack
-            .server(routes.layer(stack.layer()))
+            .serve(routes.layer(stack.layer()))
             .listen(self.reception.listener);
         let closing = reception.control();
         let operators = stack
@@ -154,7 +154,7 @@ Ctrl-C closes the shop.
         let stack = &stacks.barista;
         let routes = Routes::new(barista::service()).into_axum_router();
         let barista = stack
-            .server(routes.layer(stack.layer()))
+            .serve(routes.layer(stack.layer()))
             .listen(self.barista.listener);
         let barista_may_go = barista.control();
         let reception = async {

@@ -86,6 +86,16 @@ impl TraceContextLayer {
         }
     }
 
+    /// Another tracer, and all else as it is.
+    pub(crate) fn tracer<T>(mut self, tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+        T::Span: Send + Sync + 'static,
+    {
+        self.starter = Starter::with_tracer(tracer);
+        self
+    }
+
     /// Who is called, for requests that do not say so themselves: around a tonic `Channel` they have a path only.
     #[must_use]
     pub fn server(mut self, address: impl Into<Arc<str>>, port: u16) -> Self {

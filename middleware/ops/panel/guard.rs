@@ -25,7 +25,7 @@ use crate::{
     report::Report,
 };
 
-const TOKEN: &str = "PLIMSOLL_OPS_TOKEN";
+pub(crate) const TOKEN: &str = "PLIMSOLL_OPS_TOKEN";
 /// 128 bits, if they are random.
 const SHORTEST: usize = 16;
 /// So many wrong tokens an address may send in this time; then none of its tokens is looked at until the time is over.

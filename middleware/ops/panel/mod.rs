@@ -22,6 +22,7 @@ use std::{
 use axum::Router;
 use opentelemetry::{KeyValue, metrics::ObservableCounter};
 
+pub(crate) use self::guard::TOKEN;
 pub use self::guard::{Controls, InvalidToken};
 use self::{
     board::Board,

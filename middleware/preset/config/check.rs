@@ -60,15 +60,14 @@ fn times(values: &Values, _: Program) -> Result<(), ConfigError> {
         (Some(time), Some(most)) => time > most,
         _ => false,
     };
-    let contradicts = "contradicts";
     // The default of the time to the head gives way to a shorter total.
     for (part, whole) in [
         ("timeout.head", "timeout.total"),
         ("timeout.idle", "timeout.total"),
     ] {
         if values.is_set(part) && longer(part, whole) {
-            let problem = format!("{contradicts} the whole call's");
-            return Err(between(values, part, whole, &problem));
+            let problem = "contradicts the whole call's";
+            return Err(between(values, part, whole, problem));
         }
     }
     if values.is_set("timeout.body_grace") && values.number("timeout.body_min_rate").is_none() {

@@ -12,8 +12,8 @@ pub enum Origin {
     File {
         /// Its path.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// The line, from 1, unless it could not be read at all.
+        line: Option<usize>,
     },
     /// A variable of the environment.
     Variable {
@@ -34,7 +34,11 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("by default"),
             Self::Program => f.write_str("set by the program"),
-            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::File { path, line: None } => path.display().fmt(f),
+            Self::File {
+                path,
+                line: Some(line),
+            } => write!(f, "{}, line {line}", path.display()),
             Self::Variable { name } => write!(f, "set by {name}"),
         }
     }

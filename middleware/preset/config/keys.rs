@@ -4,6 +4,9 @@
 use super::value::Kind;
 use crate::{preset::caller, server::rate_limit::TrustedProxies};
 
+/// With this all names in the environment begin.
+pub(crate) const PREFIX: &str = "PLIMSOLL_";
+
 /// One setting.
 pub(crate) struct Key {
     /// `section.name`, as in a file; in the environment `PLIMSOLL_SECTION_NAME`.
@@ -172,5 +175,5 @@ pub(crate) fn known(section: &str) -> String {
 /// The name of a setting in the environment.
 pub(crate) fn variable(name: &str) -> String {
     let name = name.replace('.', "_");
-    format!("PLIMSOLL_{}", name.to_ascii_uppercase())
+    format!("{PREFIX}{}", name.to_ascii_uppercase())
 }

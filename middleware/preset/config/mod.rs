@@ -7,6 +7,7 @@ mod value;
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
     io::{self, Read as _},
     num::{NonZeroU32, NonZeroUsize},
@@ -22,22 +23,21 @@ use toml::{
 pub use self::error::{ConfigError, Origin};
 pub(crate) use self::{
     check::Program,
-    keys::{KEYS, Key},
+    keys::{KEYS, Key, PREFIX},
     value::Value,
 };
 use self::{
     keys::{find, known, parts, variable},
     value::Written,
 };
-use crate::server::rate_limit::Quotas;
+use crate::{ops::TOKEN, server::rate_limit::Quotas};
 
 /// Longer than any configuration; what is longer is another file.
 const MAX_BYTES: u64 = 1 << 20;
-const PREFIX: &str = "PLIMSOLL_";
 /// Names the file.
 pub(crate) const CONFIG: &str = "PLIMSOLL_CONFIG";
 /// Variables of other parts.
-const OTHERS: [&str; 2] = [CONFIG, "PLIMSOLL_OPS_TOKEN"];
+const OTHERS: [&str; 2] = [CONFIG, TOKEN];
 
 /// All that can tell a setting, as it was found.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ pub(crate) struct Sources {
     /// Also set by the program.
     pub(crate) quotas: Option<Quotas>,
     pub(crate) path: Option<PathBuf>,
-    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) variables: Vec<(String, OsString)>,
 }
 
 /// All settings, each from where it counts.
@@ -93,7 +93,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         key: String::new(),
         origin: Origin::File {
             path: path.to_owned(),
-            line: 1,
+            line: None,
         },
         problem: problem.to_owned(),
         source,
@@ -137,27 +137,30 @@ impl Values {
         Ok(())
     }
 
-    fn take_variable(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+    fn take_variable(&mut self, name: &str, text: &OsStr) -> Result<(), ConfigError> {
         if !name.starts_with(PREFIX) || OTHERS.contains(&name) {
             return Ok(());
         }
         let origin = Origin::Variable {
             name: name.to_owned(),
         };
-        match KEYS.iter().find(|key| variable(key.name) == name) {
-            Some(key) => self.set(key.name, &Written::Plain(text.to_owned()), origin),
-            None => Err(ConfigError::new(
+        let Some(key) = KEYS.iter().find(|key| variable(key.name) == name) else {
+            return Err(ConfigError::new(
                 "",
                 &origin,
                 "there is no such setting; `timeout.head` is PLIMSOLL_TIMEOUT_HEAD",
-            )),
+            ));
+        };
+        match text.to_str() {
+            Some(text) => self.set(key.name, &Written::Plain(text.to_owned()), origin),
+            None => Err(ConfigError::new(key.name, &origin, "it is not UTF-8")),
         }
     }
 
     fn take_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let at = |byte: usize| Origin::File {
             path: path.to_owned(),
-            line: line_of(text, byte),
+            line: Some(line_of(text, byte)),
         };
         let table = DeTable::parse(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);

@@ -122,6 +122,13 @@ impl TimeoutLayer {
         })
     }
 
+    /// The grace of the rate that there is, which holds for those for whom it did.
+    pub(crate) fn grace(self, grace: Duration) -> Self {
+        self.with(|settings| {
+            settings.pace = settings.pace.map(|pace| Pace { grace, ..pace });
+        })
+    }
+
     /// Lets bodies of requests come as slowly as they like.
     #[must_use]
     pub fn no_min_rate(self) -> Self {
@@ -156,6 +163,21 @@ impl TimeoutLayer {
     /// Changes [`idle`](Self::idle) while it runs. A call that runs already is held to it when its timer rings next.
     pub fn set_idle(&self, limit: impl Into<Option<Duration>>) {
         self.shared.settings.idle.set(limit.into());
+    }
+
+    /// The [`total`](Self::total) as it is now.
+    pub(crate) fn current_total(&self) -> Option<Duration> {
+        self.shared.settings.total.get()
+    }
+
+    /// The [`head`](Self::head) as it is now.
+    pub(crate) fn current_head(&self) -> Option<Duration> {
+        self.shared.settings.head.get()
+    }
+
+    /// The [`idle`](Self::idle) as it is now.
+    pub(crate) fn current_idle(&self) -> Option<Duration> {
+        self.shared.settings.idle.get()
     }
 
     /// What happened so far.
