@@ -289,6 +289,26 @@ def test_what_callers_and_errors_say_is_never_run(window, shop):
     window.console()
 
 
+def test_a_name_that_was_made_to_lead_here_reads_nothing(window, shop):
+    window.open(f"http://rebound.example:{shop.admin[1]}/nothing")
+    assert window.run("return location.host") == f"rebound.example:{shop.admin[1]}", "the page is there, of its own origin"
+    window.run("""
+        window.read = [];
+        for (const path of ['/status', '/status.json', '/status/events', '/metrics', '/health', '/livez'])
+            fetch(path, { headers: { 'Accept-Language': '' }, referrerPolicy: 'no-referrer' }).then(answer => window.read.push(answer.status));
+    """)
+    window.until("window.read.length === 6", "all is answered")
+    assert window.run("return window.read") == [421] * 6
+    # By its address the same browser reads, and a scraper reads by any name.
+    look(window, shop)
+    connection = http.client.HTTPConnection(*shop.admin, timeout=PATIENCE)
+    connection.request("GET", "/metrics", headers={"host": "shop-ops.default.svc"})
+    answer = connection.getresponse()
+    assert answer.status == 200 and b'plimsoll_ops_refused_total{reason="host"} 6' in answer.read()
+    connection.close()
+    assert faults(window) == []
+
+
 def change(shop, path, body):
     connection = http.client.HTTPConnection(*shop.admin, timeout=PATIENCE)
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}

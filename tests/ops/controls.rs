@@ -305,14 +305,14 @@ async fn who_may_not_changes_nothing() {
         (vec![("authorization", "Bearer ")], 401, "token"),
         (vec![("origin", "http://evil.example")], 403, "origin"),
         (vec![("origin", "null")], 403, "origin"),
-        (vec![("origin", "http://shop:9091")], 403, "origin"),
+        (vec![("origin", "http://localhost:9091")], 403, "origin"),
         (vec![("sec-fetch-site", "cross-site")], 403, "origin"),
         (
             vec![("origin", ""), ("sec-fetch-site", "same-site")],
             403,
             "origin",
         ),
-        (vec![("host", "")], 403, "origin"),
+        (vec![("host", "")], 421, "host"),
     ] {
         let series = format!("plimsoll_ops_refused_total{{reason=\"{reason}\"}}");
         let before = shop.scraped(&series).await;
@@ -343,7 +343,7 @@ async fn who_may_not_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guessing_locks_an_address_out_and_nobody_else() {
+async fn wrong_tokens_lock_an_address_out_and_the_right_one_is_let_in() {
     let shop = open();
     let guess = |token: &str, peer: &str| {
         let mut request = posted(DRAIN, "{}");
@@ -361,12 +361,17 @@ async fn guessing_locks_an_address_out_and_nobody_else() {
         looked_at += u32::from(status == StatusCode::UNAUTHORIZED);
     }
     assert_eq!(looked_at, 5);
-    let locked = ask(&shop.operators, guess(TOKEN, "198.51.100.1:2")).await;
+    let wrong = "another-token-of-some-length";
+    let locked = ask(&shop.operators, guess(wrong, "198.51.100.1:2")).await;
     assert_eq!(locked.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(locked.headers()["retry-after"], "60");
+    let (status, _) = shop.send(guess(wrong, "198.51.100.2:1")).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "another address");
     assert_eq!(shop.drained.load(Ordering::Relaxed), 0);
-    let (status, _) = shop.send(guess(TOKEN, "198.51.100.2:1")).await;
+    // Whoever shares the address with who guesses.
+    let (status, _) = shop.send(guess(TOKEN, "198.51.100.1:3")).await;
     assert_eq!(status, StatusCode::OK);
+    assert_eq!(shop.drained.load(Ordering::Relaxed), 1);
     assert_eq!(
         shop.scraped("plimsoll_ops_refused_total{reason=\"locked\"}")
             .await,

@@ -129,8 +129,15 @@ impl Shop {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response<Body> {
-        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let request = Request::get(path).header(HOST, "127.0.0.1:9090");
+        let request = request.body(Body::empty()).expect("a request");
         ask(&self.operators, request).await
+    }
+
+    /// As who does not say whom it calls.
+    pub(crate) async fn get_of_nobody(&self, path: &str) -> StatusCode {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        ask(&self.operators, request).await.status()
     }
 
     pub(crate) async fn status(&self) -> Value {
@@ -161,8 +168,8 @@ impl Shop {
 pub(crate) fn posted(path: &str, json: &str) -> Request<Body> {
     let peer: SocketAddr = "192.0.2.7:4711".parse().expect("an address");
     Request::post(path)
-        .header(HOST, "shop:9090")
-        .header("origin", "http://shop:9090")
+        .header(HOST, "localhost:9090")
+        .header("origin", "http://localhost:9090")
         .header("sec-fetch-site", "same-origin")
         .header("authorization", format!("Bearer {TOKEN}"))
         .header("x-forwarded-for", "203.0.113.99")
@@ -182,7 +189,7 @@ pub(crate) async fn ask(operators: &Router, request: Request<Body>) -> Response<
 
 /// What the page is told.
 pub(crate) async fn status_of(operators: &Router) -> Value {
-    let request = Request::get("/status.json");
+    let request = Request::get("/status.json").header(HOST, "localhost");
     let request = request.body(Body::empty()).expect("a request");
     let response = ask(operators, request).await;
     assert_eq!(response.status(), StatusCode::OK);

@@ -89,7 +89,7 @@ fn ask(address: &str, method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     write!(
         connection,
-        "{method} {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\nx-request-id: test-1\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-request-id: test-1\r\n\
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .expect("the request is taken");

@@ -1,5 +1,4 @@
-//! Who may change something: whoever has the token, asks from the page itself or from no page at all, and has not
-//! guessed before.
+//! Who may change something: whoever has the token, and asks from the page itself or from no page at all.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +27,7 @@ use crate::{
 pub(crate) const TOKEN: &str = "PLIMSOLL_OPS_TOKEN";
 /// 128 bits, if they are random.
 const SHORTEST: usize = 16;
-/// So many wrong tokens an address may send in this time; then none of its tokens is looked at until the time is over.
+/// So many wrong tokens an address may send in this time; then it is sent away with each wrong one until the time is over.
 const GUESSES: u32 = 5;
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(60);
 /// So many addresses are remembered. Past them the whole port is locked as one address is.
@@ -40,7 +39,7 @@ pub(super) const REFUSED: Metric = Metric::new(
     "plimsoll.ops.refused",
     Kind::Counter,
     "{attempt}",
-    "Attempts to change something that were refused, by reason.",
+    "Attempts to change or to read something that were refused, by reason.",
 );
 
 /// The controls of [`Ops`](super::Ops), and the token that opens them.
@@ -172,6 +171,8 @@ macro_rules! refusals {
 refusals! {
     /// There are no controls.
     Off => ("off", NOT_FOUND, "the controls are off"),
+    /// It was for another host: a name of elsewhere was made to lead here, or nobody said that it does.
+    Host => ("host", MISDIRECTED_REQUEST, "this is no host that the port answers to: call it by its address, as localhost, or by a name given to Ops::host"),
     /// A page of elsewhere asks.
     Origin => ("origin", FORBIDDEN, "the request comes from a page of another origin"),
     /// Too many wrong tokens came from there.
@@ -236,11 +237,26 @@ impl Refusals {
 }
 
 fn tell(refusal: Refusal, times: u64, by: &str, path: &str, why: &str) {
-    if times > 0 {
+    if times == 0 {
+        return;
+    }
+    let reason = refusal.label();
+    if refusal == Refusal::Host {
+        tracing::warn!(
+            target: "plimsoll::ops",
+            event = "host_refused",
+            reason,
+            by,
+            path,
+            error = why,
+            times,
+            "a request for another host was refused",
+        );
+    } else {
         tracing::warn!(
             target: "plimsoll::ops",
             event = "change_refused",
-            reason = refusal.label(),
+            reason,
             by,
             path,
             error = why,
@@ -272,28 +288,30 @@ impl Guard {
         }
         // All whose address is not known are one.
         let peer = network(peer.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        let token = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+        // First of all: whoever guesses from an address that others share keeps none of them out.
+        let is_right = token
+            .and_then(bearer)
+            .is_some_and(|token| controls.opens(token));
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         guesses.retain(|_, (_, since)| now.saturating_duration_since(*since) < FORGOTTEN);
-        let is_known = guesses.contains_key(&peer);
-        let is_locked = guesses
-            .get(&peer)
-            .is_some_and(|(wrong, _)| *wrong >= GUESSES);
-        if is_locked || (!is_known && guesses.len() >= ADDRESSES) {
-            return Err(Refusal::Locked);
-        }
-        let token = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-        if token
-            .and_then(bearer)
-            .is_some_and(|token| controls.opens(token))
-        {
+        if is_right {
             guesses.remove(&peer);
             return Ok(());
         }
-        if token.is_some() {
-            let (wrong, since) = guesses.entry(peer).or_insert((0, now));
-            *wrong = wrong.saturating_add(1);
-            *since = now;
+        if token.is_none() {
+            return Err(Refusal::Token);
         }
+        let is_full = guesses.len() >= ADDRESSES && !guesses.contains_key(&peer);
+        if is_full {
+            return Err(Refusal::Locked);
+        }
+        let (wrong, since) = guesses.entry(peer).or_insert((0, now));
+        if *wrong >= GUESSES {
+            return Err(Refusal::Locked);
+        }
+        *wrong = wrong.saturating_add(1);
+        *since = now;
         Err(Refusal::Token)
     }
 }
@@ -419,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn guessing_is_locked_out_for_a_minute_and_others_are_not() {
+    fn wrong_tokens_are_locked_out_for_a_minute_and_the_right_one_never_is() {
         let (guard, start) = (Guard::default(), Instant::now());
         let controls = Controls::with_token(GOOD).expect("long");
         let ask = |token: &str, peer: &str, seconds| {
@@ -433,12 +451,16 @@ mod tests {
         for _ in 0..GUESSES {
             assert_eq!(ask("wrong", "2001:db8::1", 0), Err(Refusal::Token));
         }
-        // Not even the right one, from anywhere in its network.
-        assert_eq!(ask(GOOD, "2001:db8::2", 59), Err(Refusal::Locked));
-        assert_eq!(ask(GOOD, "2001:db8:0:1::1", 59), Ok(()));
-        assert_eq!(ask(GOOD, "127.0.0.1", 59), Ok(()));
-        assert_eq!(ask(GOOD, "2001:db8::1", 60), Ok(()));
-        // A right one makes up for wrong ones.
+        // From anywhere in its network, and from nowhere else.
+        assert_eq!(ask("wrong", "2001:db8::2", 59), Err(Refusal::Locked));
+        assert_eq!(ask("wrong", "2001:db8:0:1::1", 59), Err(Refusal::Token));
+        assert_eq!(ask("wrong", "2001:db8::1", 60), Err(Refusal::Token));
+        // The right one is let in from there too, and makes up for wrong ones.
+        for _ in 0..GUESSES {
+            assert_ne!(ask("wrong", "192.0.2.1", 60), Ok(()));
+        }
+        assert_eq!(ask("wrong", "192.0.2.1", 60), Err(Refusal::Locked));
+        assert_eq!(ask(GOOD, "192.0.2.1", 60), Ok(()));
         for _ in 0..3 * GUESSES {
             assert_eq!(ask("wrong", "127.0.0.1", 61), Err(Refusal::Token));
             assert_eq!(ask(GOOD, "127.0.0.1", 61), Ok(()));
@@ -450,7 +472,8 @@ mod tests {
             looked_at += u32::from(ask("wrong", &peer, 70) == Err(Refusal::Token));
         }
         assert_eq!(usize::try_from(looked_at), Ok(ADDRESSES));
-        assert_eq!(ask(GOOD, "127.0.0.1", 70 + FORGOTTEN.as_secs()), Ok(()));
+        assert_eq!(ask("wrong", "203.0.113.1", 70), Err(Refusal::Locked));
+        assert_eq!(ask(GOOD, "203.0.113.1", 70), Ok(()));
         let nobody = HeaderMap::new();
         let uri = Uri::from_static("/");
         let now = start + Duration::from_secs(500);

@@ -4,6 +4,7 @@ mod board;
 mod controls;
 mod figures;
 mod guard;
+mod host;
 mod numbers;
 mod page;
 mod sampler;
@@ -27,6 +28,7 @@ pub use self::guard::{Controls, InvalidToken};
 use self::{
     board::Board,
     guard::{Guard, REFUSED, Refusals},
+    host::Hosts,
     sampler::Sampler,
     viewers::Viewers,
 };
@@ -106,6 +108,7 @@ struct Parts {
     board: Mutex<Board>,
     viewers: Arc<Viewers>,
     guard: Guard,
+    hosts: Hosts,
     refusals: Arc<Refusals>,
     /// One status is made at a time for those who ask for it.
     turn: tokio::sync::Mutex<()>,
@@ -134,6 +137,7 @@ impl Ops {
                 board: Mutex::default(),
                 viewers: Arc::new(Viewers::new()),
                 guard: Guard::default(),
+                hosts: Hosts::default(),
                 refusals: Arc::new(Refusals::new(now)),
                 turn: tokio::sync::Mutex::default(),
                 sampler: OnceLock::new(),
@@ -206,6 +210,17 @@ impl Ops {
         self
     }
 
+    /// Answers to this name too, as in `"ops.example"`, whatever the port; give it once for each name under which browsers
+    /// open the page. By addresses and as `localhost` it answers always.
+    ///
+    /// What asks by another name gets 421 if it is a browser, or if it asks for the page, its numbers or a change: the name
+    /// may be one of elsewhere that was made to lead here, to read by an operator's browser what nobody else reaches.
+    /// Scrapers and probes may call their routes by any name.
+    pub fn host(mut self, name: impl AsRef<str>) -> Self {
+        self.parts.hosts.add(name.as_ref());
+        self
+    }
+
     /// The router. From now on it takes a sample each second, until the last clone of the router is dropped. Call it
     /// once: a second router would sample by itself.
     ///
@@ -217,14 +232,16 @@ impl Ops {
         parts.count();
         let sampler = Sampler::start(&parts);
         parts.sampler.get_or_init(|| sampler);
-        let mut router = page::routes()
+        let people = page::routes()
             .merge(status::routes(&parts))
             .merge(controls::routes(&parts));
+        let mut router = host::by_all(people, &parts);
         if let Some(metrics) = self.metrics_route {
-            router = router.merge(metrics);
+            router = router.merge(host::by_browsers(metrics, &parts));
         }
         if let Some(health) = &parts.health {
-            router = router.merge(health.routes()).merge(health.details());
+            let routes = health.routes().merge(health.details());
+            router = router.merge(host::by_browsers(routes, &parts));
         }
         router
     }
