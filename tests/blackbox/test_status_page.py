@@ -7,6 +7,7 @@ load of so many seconds.
 import http.client
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -290,8 +291,8 @@ def test_what_callers_and_errors_say_is_never_run(window, shop):
 
 
 def test_a_name_that_was_made_to_lead_here_reads_nothing(window, shop):
-    window.open(f"http://rebound.example:{shop.admin[1]}/nothing")
-    assert window.run("return location.host") == f"rebound.example:{shop.admin[1]}", "the page is there, of its own origin"
+    window.open(f"http://rebound.example:{shop.admin[1]}/livez")
+    assert window.run("return location.host") == f"rebound.example:{shop.admin[1]}", "what is shown is of that origin"
     window.run("""
         window.read = [];
         for (const path of ['/status', '/status.json', '/status/events', '/metrics', '/health', '/livez'])
@@ -304,9 +305,12 @@ def test_a_name_that_was_made_to_lead_here_reads_nothing(window, shop):
     connection = http.client.HTTPConnection(*shop.admin, timeout=PATIENCE)
     connection.request("GET", "/metrics", headers={"host": "shop-ops.default.svc"})
     answer = connection.getresponse()
-    assert answer.status == 200 and b'plimsoll_ops_refused_total{reason="host"} 6' in answer.read()
+    assert answer.status == 200
+    refused = re.search(rb'plimsoll_ops_refused_total{[^}]*reason="host"[^}]*} (\d+)', answer.read())
     connection.close()
-    assert faults(window) == []
+    # The page that was opened, and six reads: browsers may try each once more.
+    assert int(refused[1]) >= 7
+    assert [entry for entry in faults(window) if "421" not in entry["message"]] == []
 
 
 def change(shop, path, body):

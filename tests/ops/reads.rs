@@ -13,7 +13,7 @@ use std::{
 use axum::body::Body;
 use http::{
     Method, Request, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST},
 };
 use plimsoll::{
     limit::Limit,
@@ -72,6 +72,7 @@ async fn every_route_answers_as_what_it_is() {
     }
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
         let request = Request::builder().method(&method).uri("/status.json");
+        let request = request.header(HOST, "localhost");
         let request = request.body(Body::empty()).expect("a request");
         let status = ask(&shop.operators, request).await.status();
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
