@@ -469,11 +469,11 @@ mod tests {
         let mut looked_at = 0;
         for number in 0..10_000_u32 {
             let peer = std::net::Ipv4Addr::from_bits(number).to_string();
-            looked_at += u32::from(ask("wrong", &peer, 70) == Err(Refusal::Token));
+            looked_at += u32::from(ask("wrong", &peer, 200) == Err(Refusal::Token));
         }
         assert_eq!(usize::try_from(looked_at), Ok(ADDRESSES));
-        assert_eq!(ask("wrong", "203.0.113.1", 70), Err(Refusal::Locked));
-        assert_eq!(ask(GOOD, "203.0.113.1", 70), Ok(()));
+        assert_eq!(ask("wrong", "203.0.113.1", 200), Err(Refusal::Locked));
+        assert_eq!(ask(GOOD, "203.0.113.1", 200), Ok(()));
         let nobody = HeaderMap::new();
         let uri = Uri::from_static("/");
         let now = start + Duration::from_secs(500);
