@@ -6,32 +6,53 @@ use http::StatusCode;
 
 use crate::{protocol::GrpcCode, rejection::Reason};
 
-/// How a call ended. Every call ends with exactly one; the first cause wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $variant:ident => $label:literal,)*) => {
+        /// How a call ended. Every call ends with exactly one; the first cause wins.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Outcome {
+            $($(#[$doc])* $variant,)*
+            /// plimsoll answered instead of the service.
+            Rejected(Reason),
+        }
+
+        impl Outcome {
+            /// Every outcome but rejections, of which there is one for each [`Reason`].
+            const OWN: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in the log and in metrics.
+            pub fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                    Self::Rejected(reason) => reason.label(),
+                }
+            }
+        }
+    };
+}
+
+outcomes! {
     /// Answered, to the last byte.
-    Ok,
+    Ok => "ok",
     /// A 4xx, or a status of gRPC that is the caller's fault.
-    ClientError,
+    ClientError => "client_error",
     /// A 5xx, an `Err` of the service, or a status of gRPC that is the server's fault.
-    ServerError,
-    /// plimsoll answered instead of the service.
-    Rejected(Reason),
+    ServerError => "server_error",
     /// The response's body failed after the head, or a gRPC stream ended without a status.
-    BodyError,
+    BodyError => "body_error",
     /// The response's body panicked.
-    BodyPanic,
+    BodyPanic => "body_panic",
     /// The request's body was cut, too slow or could not be decoded.
-    RequestBodyError,
+    RequestBodyError => "request_body_error",
     /// The caller went away before the head.
-    ClientGone,
+    ClientGone => "client_gone",
     /// The caller went away while the body was sent.
-    ClientGoneBody,
+    ClientGoneBody => "client_gone_body",
     /// A call to another service failed.
-    UpstreamError,
+    UpstreamError => "upstream_error",
     /// A stale answer was served in place of an error.
-    StaleServed,
+    StaleServed => "stale_served",
 }
 
 /// Whose fault an [`Outcome`] is; levels of log lines follow from it.
@@ -61,40 +82,15 @@ impl Outcome {
         }
     }
 
-    /// The name in the log and in metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::ClientError => "client_error",
-            Self::ServerError => "server_error",
-            Self::Rejected(reason) => reason.label(),
-            Self::BodyError => "body_error",
-            Self::BodyPanic => "body_panic",
-            Self::RequestBodyError => "request_body_error",
-            Self::ClientGone => "client_gone",
-            Self::ClientGoneBody => "client_gone_body",
-            Self::UpstreamError => "upstream_error",
-            Self::StaleServed => "stale_served",
-        }
+    /// Every outcome there is.
+    fn all() -> impl Iterator<Item = Self> {
+        let reasons = Reason::ALL.iter().copied().map(Self::Rejected);
+        Self::OWN.iter().copied().chain(reasons)
     }
 
     /// The outcome of this name.
     pub(crate) fn of_label(label: &str) -> Option<Self> {
-        let own = [
-            Self::Ok,
-            Self::ClientError,
-            Self::ServerError,
-            Self::BodyError,
-            Self::BodyPanic,
-            Self::RequestBodyError,
-            Self::ClientGone,
-            Self::ClientGoneBody,
-            Self::UpstreamError,
-            Self::StaleServed,
-        ];
-        let reasons = Reason::ALL.iter().copied().map(Self::Rejected);
-        let mut all = own.into_iter().chain(reasons);
-        all.find(|outcome| outcome.label() == label)
+        Self::all().find(|outcome| outcome.label() == label)
     }
 
     /// The value of `error.type` in metrics and spans; `None` for a call that went well, or wrong by the caller's doing.
@@ -161,6 +157,17 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_outcome_is_known_by_its_name() {
+        let mut outcomes = 0;
+        for outcome in Outcome::all() {
+            assert_eq!(Outcome::of_label(outcome.label()), Some(outcome));
+            outcomes += 1;
+        }
+        assert_eq!(outcomes, 10 + Reason::ALL.len());
+        assert_eq!(Outcome::of_label("of_tomorrow"), None);
+    }
 
     #[test]
     fn the_status_of_grpc_says_more_than_that_of_http() {

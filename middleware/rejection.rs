@@ -181,6 +181,11 @@ impl Rejection {
         }
     }
 
+    /// Whether the caller was slow, not the service.
+    pub(crate) fn is_of_slow_caller(&self) -> bool {
+        self.slow_caller
+    }
+
     /// Adds what the caller is told about trying again. Default: nothing.
     #[must_use]
     pub fn with_retry(mut self, hint: RetryHint) -> Self {

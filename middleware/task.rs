@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    fmt, io,
+    fmt, io, mem,
     panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{
@@ -14,7 +14,7 @@ use std::{
     },
     task::{Context, Poll},
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
@@ -121,7 +121,7 @@ pub(crate) fn blocking<T: Send + 'static>(
     panics::install_hook();
     Task(tokio::task::spawn_blocking(move || {
         panics::catch("task", false, work).map_err(|facts| {
-            died(name, "panicked", Some(&facts));
+            died(name, Death::Panicked(Some(&facts)));
             TaskEnd::Panicked
         })
     }))
@@ -152,24 +152,20 @@ where
 {
     panics::install_hook();
     Task(launch(async move {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new();
         loop {
-            let started = clock::now();
+            backoff.begins();
             let ended = match panics::catch("task", false, &mut make) {
                 Ok(future) => Caught::new(name, future).await,
                 Err(facts) => Err(facts),
             };
             match ended {
-                Ok(()) => died(name, "returned", None),
-                Err(facts) => died(name, "panicked", Some(&facts)),
-            }
-            if clock::now().saturating_duration_since(started) >= HEALTHY {
-                wait = FIRST_WAIT;
+                Ok(()) => died(name, Death::Returned),
+                Err(facts) => died(name, Death::Panicked(Some(&facts))),
             }
             let down = Down::new(name);
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(backoff.next()).await;
             drop(down);
-            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
         }
     }))
 }
@@ -186,16 +182,44 @@ pub(crate) fn supervise_thread(
 ) -> io::Result<Thread> {
     let thread = thread::Builder::new().name(format!("plimsoll-{name}"));
     let thread = thread.spawn(move || {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new();
         while panic::catch_unwind(AssertUnwindSafe(&mut work)).is_err() {
-            died(name, "panicked", None);
+            died(name, Death::Panicked(None));
             let down = Down::new(name);
-            thread::sleep(wait);
+            thread::sleep(backoff.next());
             drop(down);
-            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+            backoff.begins();
         }
     })?;
     Ok(thread.thread().clone())
+}
+
+/// The waits between the lives of a task.
+struct Backoff {
+    wait: Duration,
+    began: Instant,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self {
+            wait: FIRST_WAIT,
+            began: clock::now(),
+        }
+    }
+
+    fn begins(&mut self) {
+        self.began = clock::now();
+    }
+
+    /// The wait after a life that ends now.
+    fn next(&mut self) -> Duration {
+        if clock::now().saturating_duration_since(self.began) >= HEALTHY {
+            self.wait = FIRST_WAIT;
+        }
+        let longer = self.wait.saturating_mul(2).min(LONGEST_WAIT);
+        mem::replace(&mut self.wait, longer)
+    }
 }
 
 /// How often tasks of each name died since the process began.
@@ -236,7 +260,7 @@ impl Drop for Down {
 #[derive(Clone, Copy, Debug)]
 pub struct Deaths;
 
-const DIED: Metric = Metric::new(
+pub(crate) const DIED: Metric = Metric::new(
     "plimsoll.tasks.died",
     Kind::Counter,
     "{task}",
@@ -257,13 +281,26 @@ impl Gauges for Deaths {
     }
 }
 
-fn died(name: &'static str, how: &'static str, facts: Option<&PanicFacts>) {
+/// How a task died.
+#[derive(Clone, Copy)]
+enum Death<'a> {
+    /// Though it should not.
+    Returned,
+    /// What is known of it, unless the hook tells.
+    Panicked(Option<&'a PanicFacts>),
+}
+
+fn died(name: &'static str, death: Death<'_>) {
+    let (how, facts) = match death {
+        Death::Returned => ("returned", None),
+        Death::Panicked(facts) => ("panicked", facts),
+    };
     {
         let mut deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
         let count = deaths.entry(name).or_default();
         *count = count.saturating_add(1);
     }
-    if facts.is_some() {
+    if matches!(death, Death::Panicked(_)) {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }
     // A task of a call may quote its request.
@@ -303,7 +340,7 @@ pin_project! {
             if this.future.is_some()
                 && let Err(facts) = panics::catch("drop", false, || this.future.set(None))
             {
-                died(this.name, "panicked", Some(&facts));
+                died(this.name, Death::Panicked(Some(&facts)));
             }
         }
     }
@@ -362,7 +399,7 @@ impl<F: Future> Future for Seen<F> {
         let name = caught.name;
         caught.poll(context).map(|ended| {
             ended.map_err(|facts| {
-                died(name, "panicked", Some(&facts));
+                died(name, Death::Panicked(Some(&facts)));
                 TaskEnd::Panicked
             })
         })

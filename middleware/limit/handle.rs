@@ -23,7 +23,7 @@ use crate::{
 /// let handle = limit.handle();
 /// println!("{} of {}", handle.in_flight(), handle.limit());
 /// // In a route for operators only:
-/// handle.dry_run(true);
+/// handle.set_dry_run(true);
 /// ```
 #[derive(Clone)]
 pub struct LimitHandle {
@@ -52,7 +52,7 @@ impl LimitHandle {
         self.shared.name
     }
 
-    /// How many calls may be in flight now. Of an adaptive limit, those that hang come on top.
+    /// How many calls may be in flight now; of an adaptive limit, those that hang included.
     pub fn limit(&self) -> usize {
         self.shared.limit()
     }
@@ -125,7 +125,8 @@ impl LimitHandle {
         self.shared.hold_limit(limit.get());
     }
 
-    /// Lets an adaptive limit that was held or set find itself again, from where it is and within its bounds. False: it was made fixed, and stays so.
+    /// Lets an adaptive limit that was held or set find itself again, from where it is and within its bounds. False: it was
+    /// made fixed, and stays so.
     pub fn adapt(&self) -> bool {
         self.shared.adapt()
     }
@@ -142,7 +143,7 @@ impl LimitHandle {
 
     /// Lets all calls in and counts those that would have been rejected or had to wait, or ends that. Those who wait are
     /// let in at once.
-    pub fn dry_run(&self, dry_run: bool) {
+    pub fn set_dry_run(&self, dry_run: bool) {
         self.shared.set_dry_run(dry_run);
     }
 

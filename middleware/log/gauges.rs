@@ -7,13 +7,13 @@ const LINES: Metric = Metric::new(
     "{line}",
     "Log lines that the sink took.",
 );
-const DROPPED: Metric = Metric::new(
+pub(crate) const DROPPED: Metric = Metric::new(
     "plimsoll.log.dropped",
     Kind::Counter,
     "{line}",
     "Log lines that were lost, by reason.",
 );
-const WRITE_ERRORS: Metric = Metric::new(
+pub(crate) const WRITE_ERRORS: Metric = Metric::new(
     "plimsoll.log.write_errors",
     Kind::Counter,
     "{error}",

@@ -34,6 +34,7 @@ mod writer;
 use std::time::Duration;
 
 use filter::Filter;
+pub(crate) use gauges::{DROPPED, WRITE_ERRORS};
 pub use json::JsonLayer;
 pub use schema::Schema;
 pub use setup::{Setup, SetupError};

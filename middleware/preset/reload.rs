@@ -218,7 +218,8 @@ impl Parts {
                 values.time("back_pressure.max_wait"),
             ),
             "back_pressure.dry_run" => {
-                self.limit.dry_run(values.switch("back_pressure.dry_run"));
+                self.limit
+                    .set_dry_run(values.switch("back_pressure.dry_run"));
             }
             "body_limit.max" => {
                 let bytes = values.number("body_limit.max").unwrap_or(u64::MAX);

@@ -166,7 +166,7 @@ fn note<B>(call: &Call, is_tunnel: bool, response: &Response<B>) {
         status if is_tunnel && status.is_success() => call.hands_over(),
         StatusCode::REQUEST_TIMEOUT => {
             let rejection = response.extensions().get::<Rejection>();
-            if rejection.is_some_and(|rejection| rejection.reason() == Reason::Timeout) {
+            if rejection.is_some_and(Rejection::is_of_slow_caller) {
                 call.blame(Closed::BodySlow);
             }
         }

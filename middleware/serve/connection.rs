@@ -288,9 +288,8 @@ fn cause(error: &(dyn std::error::Error + 'static), conn: &Conn) -> Closed {
         source = error.source();
     }
     let flood = conn.is_two() && context::chain(error).contains("excessive load");
-    match conn.fault() {
-        Some(reason) => reason,
-        None if flood => Closed::Flood,
-        None => Closed::ProtocolError,
+    if flood {
+        return conn.flood().unwrap_or(Closed::Flood);
     }
+    conn.fault().unwrap_or(Closed::ProtocolError)
 }

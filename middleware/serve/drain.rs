@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use crate::task;
+
 /// Where a server is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -26,6 +30,9 @@ pub struct Drain {
     pub(super) notice: Duration,
     pub(super) deadline: Duration,
 }
+
+/// What is to be done before a drain may take so long, each.
+const HOOK: Duration = Duration::from_secs(5);
 
 /// For what is cut off to be told so.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -81,5 +88,25 @@ impl Report {
     /// What a process should end with: 0, or 3 when calls were cut off.
     pub fn exit_code(&self) -> u8 {
         if self.cut == 0 { 0 } else { 3 }
+    }
+}
+
+/// Runs these one after another, where they may block; none keeps the server from ending.
+pub(super) async fn run_each<C: Future>(hooks: Vec<Box<dyn FnOnce() + Send>>, cut: impl Fn() -> C) {
+    for hook in hooks {
+        let done = timeout(HOOK, task::blocking("on_drain", hook));
+        tokio::select! {
+            done = done => match done {
+                // A panic is told and counted there, and the rest goes on.
+                Ok(_ended) => continue,
+                Err(_elapsed) => {}
+            },
+            _ = cut() => {}
+        }
+        tracing::warn!(
+            target: "plimsoll::serve",
+            event = "drain_hook_late",
+            "what is to be done before the drain is not done; the server drains without it"
+        );
     }
 }

@@ -43,10 +43,12 @@ fn is_others_turn(written: &mut usize, context: &Context<'_>) -> bool {
     is_over
 }
 
-/// Counts what was written.
+/// Counts what was written since the peer took nothing more, or others had their turn.
 fn count(written: &mut usize, polled: &Poll<io::Result<usize>>) {
-    if let Poll::Ready(Ok(bytes)) = polled {
-        *written = written.saturating_add(*bytes);
+    match polled {
+        Poll::Ready(Ok(bytes)) => *written = written.saturating_add(*bytes),
+        Poll::Ready(Err(_)) => {}
+        Poll::Pending => *written = 0,
     }
 }
 
@@ -72,7 +74,7 @@ fn note<R>(conn: &Conn, blocked: &mut bool, polled: Poll<R>) -> Poll<R> {
     polled
 }
 
-/// The library tells the peer why it ends a connection of HTTP/2, in its GOAWAY, and nobody else.
+/// The library tells the peer why it ends a connection of HTTP/2, in its GOAWAY (RFC 9113 6.8), and nobody else.
 #[inline]
 fn note_flood(conn: &Conn, written: &[u8]) {
     // As all of the reasons end.
@@ -81,24 +83,24 @@ fn note_flood(conn: &Conn, written: &[u8]) {
     }
 }
 
+/// A body may end like that too: it must be the whole frame, and the connection has to end with an error.
 #[cold]
 fn find_flood(conn: &Conn, written: &[u8]) {
-    let tail = written.len().saturating_sub(LONGEST);
-    let tail = written.get(tail..).unwrap_or_default();
     for reason in [
         Closed::TooManyResets,
         Closed::TooManyInternalResets,
         Closed::TooManyDataFrames,
         Closed::TooManyContinuations,
     ] {
-        if tail.ends_with(reason.label().as_bytes()) {
-            conn.blame(reason);
+        let text = reason.label().as_bytes();
+        let before = written.strip_suffix(text);
+        if let Some([.., 0, 0, length, 7, 0, 0, 0, 0, 0, _, _, _, _, _, _, _, _]) = before
+            && usize::from(*length) == text.len().saturating_add(8)
+        {
+            conn.suspect(reason);
         }
     }
 }
-
-/// How long the longest of these is.
-const LONGEST: usize = 32;
 
 impl<T: AsyncRead> AsyncRead for Io<T> {
     fn poll_read(

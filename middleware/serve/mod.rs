@@ -63,7 +63,7 @@ pub use self::{
 };
 use self::{
     accept::Plain,
-    drain::{LAST_WORDS, Phase},
+    drain::{LAST_WORDS, Phase, run_each},
     limits::Limits,
     listen::{EndOnDrop, on, vital},
     shared::{Room, Shared},
@@ -77,6 +77,8 @@ type OnDrain = Box<dyn FnOnce() + Send>;
 
 /// So many connections the admin listener holds: two of each who asks.
 const ADMIN_CONNECTIONS: usize = 64;
+/// Who rests there longer makes room for probes.
+const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// Serves a service on one or more listeners, within limits, and ends it in order.
 pub struct Server<S> {
@@ -180,7 +182,8 @@ where
     }
 
     /// Serves this router for operators, and goes on with it until all else has ended: probes must see that the server
-    /// drains. Its connections are not counted, and have a limit of their own (64).
+    /// drains. Its connections are not counted, and have limits of their own: 64 at once, and 5 s of rest, so that who keeps
+    /// them open for nothing makes room for probes.
     #[must_use]
     pub fn admin<L, A, C>(mut self, listener: L, service: A) -> Self
     where
@@ -197,7 +200,8 @@ where
     }
 
     /// Runs this when the server begins to end, before anything else: to say that it is not ready. Should it panic, that
-    /// is a line `event="task_died"` and a count, and the server goes on to end.
+    /// is a line `event="task_died"` and a count, and the server goes on to end. It may block; after 5 s, or a second signal,
+    /// the server ends without it, and says so.
     #[must_use]
     pub fn on_drain(mut self, run: impl FnOnce() + Send + 'static) -> Self {
         self.on_drain.push(Box::new(run));
@@ -355,6 +359,7 @@ where
         let shared = Arc::new(shared);
         let admin_limits = Limits {
             connections: ADMIN_CONNECTIONS,
+            idle: limits.idle.min(ADMIN_IDLE),
             ..limits
         };
         let operators = Arc::new(Shared::new(admin_limits, Arc::default()));
@@ -371,12 +376,9 @@ where
             drop(spawn("accept_admin", vital(accepting, control.clone())));
         }
         reached(control.ask.subscribe(), Ask::Drain).await;
-        for run in on_drain {
-            // swallow: plimsoll.tasks.died a panic is told and counted there, and the rest goes on
-            let _told = spawn("on_drain", async move { run() }).await;
-        }
-        tracing::info!(target: "plimsoll::serve", event = "draining", calls = shared.counts.calls(), "the server drains");
         let cut = || reached(control.ask.subscribe(), Ask::Cut);
+        run_each(on_drain, cut).await;
+        tracing::info!(target: "plimsoll::serve", event = "draining", calls = shared.counts.calls(), "the server drains");
         // swallow: none, the notice being over is what is waited for
         let _noticed = timeout(drain.notice, cut()).await;
         let before = shared.counts.served();

@@ -15,6 +15,9 @@ use opentelemetry::{
 
 use crate::clock;
 
+pub(crate) const EXPORT_ERRORS: &str = "plimsoll.export.errors";
+pub(crate) const SPANS_DROPPED: &str = "plimsoll.spans.dropped";
+
 /// At most one line of a kind in this time.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ impl Counts {
     pub(super) fn tell(self: &Arc<Self>, meter: &Meter) {
         let counts = Arc::clone(self);
         let _errors: ObservableCounter<u64> = meter
-            .u64_observable_counter("plimsoll.export.errors")
+            .u64_observable_counter(EXPORT_ERRORS)
             .with_unit("{export}")
             .with_description("Exports of metrics and traces that failed.")
             .with_callback(move |observer| {
@@ -124,7 +127,7 @@ impl Counts {
             .build();
         let counts = Arc::clone(self);
         let _dropped: ObservableCounter<u64> = meter
-            .u64_observable_counter("plimsoll.spans.dropped")
+            .u64_observable_counter(SPANS_DROPPED)
             .with_unit("{span}")
             .with_description("Spans that were lost before or during their export.")
             .with_callback(move |observer| {

@@ -42,11 +42,14 @@ use opentelemetry_sdk::{
 };
 use tokio::sync::oneshot;
 
-pub(crate) use self::registry::Registry;
 use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
     counts::ExportCounts,
     setup::{Otlp, Setup, SetupError},
+};
+pub(crate) use self::{
+    counts::{EXPORT_ERRORS, SPANS_DROPPED},
+    registry::Registry,
 };
 
 /// Starts the export with all defaults, as the standard `OTEL_*` variables say. [`Setup`] has the settings.
@@ -91,12 +94,12 @@ impl Telemetry {
         scrape::route(self.reader.clone(), Arc::clone(&self.counts))
     }
 
-    /// For those who read the metrics within the process.
-    pub(crate) fn registry(&self) -> Registry {
-        Registry {
-            reader: self.reader.clone(),
+    /// For those who read the metrics within the process; `None` if `OTEL_SDK_DISABLED` is set: there are none to read.
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.reader.clone().map(|reader| Registry {
+            reader,
             meter: self.meter.clone(),
-        }
+        })
     }
 
     /// What could not be exported so far.

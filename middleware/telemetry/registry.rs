@@ -11,8 +11,7 @@ use super::prometheus::Reader;
 /// Reads what a scrape would tell. Clones are one.
 #[derive(Clone)]
 pub(crate) struct Registry {
-    /// `None`: nothing is exported.
-    pub(super) reader: Option<Reader>,
+    pub(super) reader: Reader,
     pub(super) meter: Meter,
 }
 
@@ -20,9 +19,7 @@ impl Registry {
     /// All metrics as they are now. For a thread where work may block.
     pub(crate) fn read(&self) -> Result<ResourceMetrics, OTelSdkError> {
         let mut metrics = ResourceMetrics::default();
-        if let Some(reader) = &self.reader {
-            reader.collect(&mut metrics)?;
-        }
+        self.reader.collect(&mut metrics)?;
         Ok(metrics)
     }
 

@@ -12,7 +12,7 @@ use plimsoll::{
     rejection::Reason,
     server::{access_log::AccessLogLayer, back_pressure::BackPressureLayer},
 };
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer, service_fn};
 
 use crate::{
@@ -35,7 +35,7 @@ async fn a_dry_run_lets_in_those_who_wait() {
         "it is full"
     );
 
-    handle.dry_run(true);
+    handle.set_dry_run(true);
     assert_eq!((handle.waiting(), handle.in_flight()), (0, 4));
     assert!(held.is_woken() && held.poll_ready::<Request<Body>>().is_ready());
     settle().await;
@@ -45,7 +45,7 @@ async fn a_dry_run_lets_in_those_who_wait() {
     assert_eq!((till.started(), handle.would_shed()), (5, 4));
 
     // And nobody more than before once it is over.
-    handle.dry_run(false);
+    handle.set_dry_run(false);
     let waits = spawn(&service, request());
     settle().await;
     assert_eq!((till.started(), handle.waiting()), (5, 1));
@@ -77,6 +77,31 @@ async fn clones_that_are_ready_and_never_call_hold_nothing() {
         drop(idle);
         assert_served(&ask(&service, request()).await);
     }
+}
+
+/// What a service reserves when it is asked for its readiness goes back while the call waits: else the call, when its turn
+/// has come, would wait for the place that is kept for it.
+#[tokio::test(start_paused = true)]
+async fn who_waits_reserves_nothing_further_in() {
+    let limit = fixed(1).max_wait(ms(60_000));
+    let mut service = ServiceBuilder::new()
+        .layer(queueing(&limit))
+        .concurrency_limit(1)
+        .service(service_fn(async |_: Request<Body>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from("espresso")))
+        }));
+    let first = service.ready().await.expect("infallible").call(request());
+    let first = first.await.expect("infallible");
+    let mut second = task::spawn(service.ready().await.expect("infallible").call(request()));
+    assert_pending!(second.poll());
+    assert_eq!(
+        limit.handle().waiting(),
+        1,
+        "the first one's body is not read"
+    );
+    drop(first);
+    assert!(second.is_woken());
+    assert_ready!(second.poll()).expect("infallible");
 }
 
 /// How far a call comes before it is dropped.

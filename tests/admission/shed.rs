@@ -149,7 +149,7 @@ async fn a_dry_run_counts_and_rejects_nothing() {
     let handle = limit.handle();
     assert_eq!((handle.in_flight(), handle.would_shed()), (3, 2));
     assert_eq!(handle.rejected(), []);
-    handle.dry_run(false);
+    handle.set_dry_run(false);
     let fourth = ask(&service, request()).await;
     assert_rejected(&fourth, Reason::Shed);
     till.serve(3);

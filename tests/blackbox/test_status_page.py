@@ -241,6 +241,24 @@ def test_the_page_comes_back_with_the_server(window, tmp_path):
     window.console()
 
 
+def test_without_metrics_the_page_tells_no_good_news(window, tmp_path):
+    shop = Shop(tmp_path, {"OTEL_SDK_DISABLED": "true"})
+    try:
+        get(shop, "/menu")
+        look(window, shop)
+        told = status(shop)
+        assert [told[part] for part in ("routes", "rejections", "trouble")] == [None] * 3
+        tiles = window.run("return [...document.querySelectorAll('#tiles dd span')].slice(0, 3).map(n => n.textContent)")
+        assert tiles == ["–"] * 3, "calls, errors, rejected"
+        for part in ("routes", "rejections", "trouble"):
+            assert window.text(f"#{part} .none") == "Metrics are not read here.", part
+        # What needs no metrics is there.
+        assert window.run("return document.querySelectorAll('#limits .block').length") == len(told["limits"]) > 0
+        assert faults(window) == []
+    finally:
+        shop.close()
+
+
 def test_what_callers_and_errors_say_is_never_run(window, shop):
     look(window, shop)
     for path in ("/<img src=x onerror=window.canary=1>", "/drills/panic?<script>window.canary=1</script>", "/%3Cscript%3Ewindow.canary%3D1%3C/script%3E"):

@@ -330,10 +330,16 @@ async fn who_may_not_changes_nothing() {
     );
     assert!(!format!("{lines:?}").contains(&TOKEN[1..]));
     // A program that is no browser tells nothing of where it comes from.
-    let (status, _) = shop
-        .send(with(&[("origin", ""), ("sec-fetch-site", "")]))
-        .await;
-    assert_eq!(status, StatusCode::OK);
+    let let_in = with(&[("origin", ""), ("sec-fetch-site", "")]);
+    let refused = with(&[("authorization", "")]);
+    for (request, code) in [(let_in, 200), (refused, 401)] {
+        let response = ask(&shop.operators, request).await;
+        assert_eq!(response.status(), code);
+        let headers = response.headers();
+        assert_eq!(headers["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["referrer-policy"], "no-referrer");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,14 @@
 //! What operators and their machines read.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
 use http::{
@@ -9,7 +17,10 @@ use http::{
 };
 use plimsoll::{
     limit::Limit,
-    ops::{Controls, Ops},
+    ops::{
+        Controls, Ops,
+        health::{Check, Health},
+    },
     server::access_log::Failures,
 };
 use serde_json::{Value, json};
@@ -223,15 +234,15 @@ async fn the_history_is_there_for_whoever_comes_late_and_grows_no_further() {
 async fn a_router_that_is_given_nothing_shows_that() {
     let operators = Ops::new().routes();
     sampled().await;
-    let request = Request::get("/status.json")
-        .body(Body::empty())
-        .expect("a request");
-    let status: Value =
-        serde_json::from_slice(&body(ask(&operators, request).await).await).expect("JSON");
+    let status = status_of(&operators).await;
     assert_eq!(status["calls"]["rate"], Value::Null);
     assert_eq!(status["controls"], json!({ "on": false, "drain": false }));
-    for empty in ["routes", "limits", "rate_limits", "rejections", "layers"] {
+    for empty in ["limits", "rate_limits", "layers"] {
         assert_eq!(status[empty], json!([]), "{empty}");
+    }
+    // Without metrics nobody knows: an empty list would be good news.
+    for unknown in ["routes", "rejections", "trouble"] {
+        assert_eq!(status[unknown], Value::Null, "{unknown}");
     }
     assert!(
         status["samples"]
@@ -251,6 +262,9 @@ async fn a_router_that_is_given_nothing_shows_that() {
 async fn it_goes_on_without_numbers_once_the_metrics_are_shut_down() {
     let shop = open();
     sampled().await;
+    assert_eq!(shop.call("/menu", "acme").await, StatusCode::OK);
+    sampled().await;
+    assert_eq!(shop.status().await["calls"]["in_flight"], 0);
     let Shop {
         telemetry,
         operators,
@@ -258,12 +272,56 @@ async fn it_goes_on_without_numbers_once_the_metrics_are_shut_down() {
     } = shop;
     telemetry.shutdown(BOUND).await.expect("nothing is left");
     sampled().await;
-    let request = Request::get("/status.json")
-        .body(Body::empty())
-        .expect("a request");
-    let status: Value =
-        serde_json::from_slice(&body(ask(&operators, request).await).await).expect("JSON");
+    let status = status_of(&operators).await;
     assert_eq!(status["limits"][0]["name"], "orders");
+    assert_eq!(
+        status["service"]["name"], "shop",
+        "a name is no number of yesterday"
+    );
+    let calls = json!({
+        "in_flight": null,
+        "rate": null,
+        "errors_rate": null,
+        "rejected_rate": null,
+        "outcomes": null,
+    });
+    assert_eq!(status["calls"], calls);
+    assert_eq!(status["routes"], Value::Null);
+    assert_eq!(status["limits"][0]["wait"]["waited_1m"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_check_hangs_what_it_said_last_is_shown_with_its_age() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&hangs);
+    let ask = move || {
+        let hangs = asked.load(Ordering::Relaxed);
+        async move {
+            if hangs {
+                pending::<()>().await;
+            }
+            Ok::<(), io::Error>(())
+        }
+    };
+    let health = Health::new().check(Check::new("database", ask).keep(Duration::ZERO));
+    let operators = Ops::new().health(&health).routes();
+    let age = |status: &Value| {
+        let check = &status["health"]["checks"][0];
+        assert_eq!(
+            (&check["name"], &check["status"]),
+            (&json!("database"), &json!("ok"))
+        );
+        check["age_ms"].as_f64().expect("an age")
+    };
+    let status = status_of(&operators).await;
+    assert_eq!(status["health"]["status"], "ok");
+    assert!(age(&status) < 500.0, "{status}");
+    hangs.store(true, Ordering::Relaxed);
+    health.drain();
+    let status = status_of(&operators).await;
+    assert!(age(&status) >= 500.0, "{status}");
+    // Nobody has to be asked for that.
+    assert_eq!(status["health"]["status"], "draining");
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,14 +343,8 @@ async fn sampling_ends_with_the_last_of_the_router() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_panics_when_it_is_asked_ends_nothing() {
     let operators = Ops::new().layer("odd", || panic!("asked")).routes();
-    let request = || {
-        Request::get("/status.json")
-            .body(Body::empty())
-            .expect("a request")
-    };
     for _ in 0..2 {
-        let response = ask(&operators, request()).await;
-        let status: Value = serde_json::from_slice(&body(response).await).expect("JSON");
+        let status = status_of(&operators).await;
         assert!(status["error"].is_string(), "{status}");
     }
 }

@@ -134,9 +134,7 @@ impl Shop {
     }
 
     pub(crate) async fn status(&self) -> Value {
-        let response = self.get("/status.json").await;
-        assert_eq!(response.status(), StatusCode::OK);
-        serde_json::from_slice(&body(response).await).expect("JSON")
+        status_of(&self.operators).await
     }
 
     /// Asks for a change as the page does.
@@ -180,6 +178,15 @@ pub(crate) async fn ask(operators: &Router, request: Request<Body>) -> Response<
         .oneshot(request)
         .await
         .expect("infallible")
+}
+
+/// What the page is told.
+pub(crate) async fn status_of(operators: &Router) -> Value {
+    let request = Request::get("/status.json");
+    let request = request.body(Body::empty()).expect("a request");
+    let response = ask(operators, request).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    serde_json::from_slice(&body(response).await).expect("JSON")
 }
 
 pub(crate) async fn body(response: Response<Body>) -> Vec<u8> {

@@ -191,6 +191,18 @@ async fn what_panics_at_the_end_does_not_keep_calls_from_ending() {
 }
 
 #[tokio::test]
+async fn what_does_not_return_at_the_end_is_not_waited_for_at_a_second_signal() {
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let hook = move || assert!(gone.recv().is_err(), "it ends when `go` is dropped");
+    let server = run(server(app(&Doors::default())).on_drain(hook)).await;
+    server.control.drain();
+    assert!(server.ask("/ok").await.ends_with("ok"), "it still serves");
+    server.control.cut();
+    assert_eq!(server.end().await.cut, 0);
+    drop(go);
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_accept_any_more_ends() {
     let room = || async { panic!("who asks?") };
     let server = run(server(app(&Doors::default())).accept_when(room)).await;

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     peers::BEGIN_H2,
-    support::{BOUND, Doors, Running, app, run, server},
+    support::{BOUND, Doors, Running, app, eventually, run, server},
 };
 
 /// Sends the same again and again until the server has had enough.
@@ -89,4 +89,32 @@ async fn others_are_served_meanwhile() {
         }
     };
     tokio::join!(flooding, asking);
+}
+
+/// What the library says when it cuts a flood off may stand in a body, too.
+#[tokio::test]
+async fn a_caller_cannot_say_that_there_was_a_flood() {
+    let server = run(server(app(&Doors::default()))).await;
+    let mut stream = server.connect().await;
+    let text = [
+        &1_u32.to_be_bytes()[..],
+        &11_u32.to_be_bytes(),
+        b"too_many_resets",
+    ]
+    .concat();
+    let post = b"\x83\x86\x44\x05/echo\x41\x01a";
+    let call = [
+        frame(0x1, 0x4, 1, post),
+        frame(0x0, 0x1, 1, &frame(0x7, 0, 0, &text)),
+    ];
+    stream.write_all(BEGIN_H2).await.expect("open");
+    stream.write_all(&call.concat()).await.expect("open");
+    let mut echo = Vec::new();
+    while !echo.windows(15).any(|part| part == b"too_many_resets") {
+        let read = stream.read_buf(&mut echo).await.expect("open");
+        assert_ne!(read, 0, "it answers");
+    }
+    drop(stream);
+    eventually(|| server.connections.open() == 0).await;
+    assert_eq!(server.connections.closed(Closed::TooManyResets), 0);
 }

@@ -56,7 +56,7 @@ use crate::{
     task,
 };
 
-const FAILURES: Metric = Metric::new(
+pub(crate) const FAILURES: Metric = Metric::new(
     "plimsoll.health.check_failures",
     Kind::Counter,
     "{check}",
@@ -312,7 +312,7 @@ impl Health {
     }
 
     /// What the phase says, before anything else is asked.
-    fn whole(&self) -> Option<Status> {
+    pub(super) fn whole(&self) -> Option<Status> {
         match self.shared.life.borrow().phase {
             Phase::Starting => Some(Status::Starting),
             Phase::Draining => Some(Status::Draining),

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -47,7 +46,7 @@ pub(super) struct Level {
 struct Mark {
     number: u64,
     at: Instant,
-    figures: Arc<Figures>,
+    figures: Figures,
 }
 
 /// The last minutes of a service.
@@ -57,6 +56,8 @@ pub(super) struct Board {
     /// The newest last.
     marks: VecDeque<Mark>,
     next: u64,
+    /// The service's name and version, which stay when metrics end.
+    service: [Option<String>; 2],
 }
 
 impl Board {
@@ -71,6 +72,9 @@ impl Board {
         let number = self.next;
         self.next = number.saturating_add(1);
         let in_flight = figures.as_ref().map(|figures| figures.in_flight);
+        if let Some(figures) = &figures {
+            self.service = [figures.service.clone(), figures.version.clone()];
+        }
         let rates = figures.and_then(|figures| {
             let rates = self.marks.back().map(|last| {
                 let faults: [fn(Fault) -> bool; 3] =
@@ -83,7 +87,7 @@ impl Board {
             self.marks.push_back(Mark {
                 number,
                 at: now,
-                figures: Arc::new(figures),
+                figures,
             });
             rates
         });
@@ -103,12 +107,17 @@ impl Board {
         });
     }
 
-    /// The newest figures.
-    pub(super) fn figures(&self) -> Option<&Figures> {
-        self.marks.back().map(|mark| &*mark.figures)
+    /// The service's name and version.
+    pub(super) fn service(&self) -> &[Option<String>; 2] {
+        &self.service
     }
 
-    /// The samples from this one on, as rows: number, milliseconds of Unix time, rates of calls, errors and rejections,
+    /// The figures of the last sample; `None` without metrics, and once they have ended.
+    pub(super) fn figures(&self) -> Option<&Figures> {
+        self.newest().map(|mark| &mark.figures)
+    }
+
+    /// The last so many samples as rows: number, milliseconds of Unix time, rates of calls, errors and rejections,
     /// of each limit what it was, how many were in flight and how many waited; and all calls in flight.
     pub(super) fn samples(&self, last: usize) -> Value {
         let skipped = self.samples.len().saturating_sub(last);
@@ -141,7 +150,7 @@ impl Board {
 
     /// How fast a count grew lately.
     pub(super) fn recent(&self, count: impl Fn(&Figures) -> u64) -> Option<f64> {
-        let (newest, before) = (self.marks.back()?, self.before(RATE)?);
+        let (newest, before) = (self.newest()?, self.before(RATE)?);
         let since = count(&newest.figures).saturating_sub(count(&before.figures));
         Some(per_second(
             since,
@@ -150,10 +159,8 @@ impl Board {
     }
 
     /// Each route, those with most calls of the last minute first.
-    pub(super) fn routes(&self) -> Value {
-        let Some(newest) = self.marks.back() else {
-            return Value::Array(Vec::new());
-        };
+    pub(super) fn routes(&self) -> Option<Value> {
+        let newest = self.newest()?;
         let before = self.before(WINDOW);
         let known = |place: &Place| {
             let calls = before.and_then(|before| before.figures.routes.get(place));
@@ -194,13 +201,13 @@ impl Board {
                 "p99_ms": p99,
             })
         });
-        shown.collect()
+        Some(shown.collect())
     }
 
     /// How long calls waited for a limit in the last minute: how many did, the median and the 99th percentile.
     pub(super) fn waits(&self, limit: &str) -> Value {
         let of = |mark: &Mark| mark.figures.waits.get(limit).copied();
-        let now = self.marks.back().and_then(of).unwrap_or_default();
+        let now = self.newest().and_then(of).unwrap_or_default();
         let before = self.before(WINDOW).and_then(of).unwrap_or_default();
         let lately = now.since(&before);
         json!({
@@ -210,9 +217,15 @@ impl Board {
         })
     }
 
+    /// What the last sample saw. What is older is no news: it serves to reckon, and is never told as it is.
+    fn newest(&self) -> Option<&Mark> {
+        let newest = self.marks.back()?;
+        (newest.number.saturating_add(1) == self.next).then_some(newest)
+    }
+
     /// What was known so many samples before the newest, or the first that is known after that.
     fn before(&self, samples: u64) -> Option<&Mark> {
-        let newest = self.marks.back()?.number;
+        let newest = self.newest()?.number;
         let mut marks = self.marks.iter();
         marks.find(|mark| newest.saturating_sub(mark.number) <= samples)
     }
@@ -281,8 +294,10 @@ mod tests {
         assert_eq!(board.samples(1), json!([[0, 0, null, null, null, [], 0]]));
         board.push(now, SystemTime::UNIX_EPOCH, Some(figures(20)), Vec::new());
         assert_eq!(board.rate(|_| true), Some(0.0));
-        // Without metrics.
+        // Without metrics: nothing that was known is told as if it were so still.
         board.push(now, SystemTime::UNIX_EPOCH, None, Vec::new());
+        assert_eq!(board.rate(|_| true), None);
+        assert!(board.figures().is_none() && board.routes().is_none());
         assert_eq!(
             board.samples(1),
             json!([[2, 0, null, null, null, [], null]])

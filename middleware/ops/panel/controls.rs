@@ -20,7 +20,11 @@ use http::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Parts, guard::Refusal};
+use super::{
+    Parts,
+    guard::{FORGOTTEN, Refusal},
+    page::LOCKED_DOWN,
+};
 use crate::{clock, context::PeerAddr, ops::change, server::rate_limit::Quotas};
 
 /// No request is longer.
@@ -94,17 +98,20 @@ async fn control(parts: &Parts, request: Request<Body>, change: Change) -> Respo
         .check(controls, &head.headers, &head.uri, address, now);
     if let Err(refusal) = allowed {
         refuse(refusal, refusal.message());
-        let mut response = answer(refusal.status(), &json!({ "error": refusal.message() }));
-        let headers = response.headers_mut();
+        let (mut message, mut header) = (refusal.message().to_owned(), None);
         match refusal {
             Refusal::Token => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                header = Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
             }
             Refusal::Locked => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("60"));
+                let seconds = FORGOTTEN.as_secs();
+                message = format!("{message}: try again in {seconds} s");
+                header = Some((RETRY_AFTER, HeaderValue::from(seconds)));
             }
             _ => {}
         }
+        let mut response = answer(refusal.status(), &json!({ "error": message }));
+        response.headers_mut().extend(header);
         return response;
     }
     let asked = read(head.headers.get(CONTENT_TYPE), body).await;
@@ -130,7 +137,7 @@ fn answer(status: StatusCode, body: &Value) -> Response {
         (CONTENT_TYPE, "application/json"),
         (CACHE_CONTROL, "no-store"),
     ];
-    (status, headers, body.to_string()).into_response()
+    (status, LOCKED_DOWN, headers, body.to_string()).into_response()
 }
 
 async fn read(content_type: Option<&HeaderValue>, body: Body) -> Result<Map<String, Value>, Wrong> {
@@ -212,7 +219,7 @@ fn limit(parts: &Parts, asked: &Map<String, Value>) -> Result<Changed, Wrong> {
     let limit = only(&parts.limits, "limit", name, |limit| limit.name() == name)?;
     if key == "dry_run" {
         let (on, before) = (is_on(value)?, limit.is_dry_run());
-        limit.dry_run(on);
+        limit.set_dry_run(on);
         return Ok(Changed {
             setting: format!("limit.{name}.dry_run"),
             from: before.to_string(),

@@ -7,28 +7,42 @@ use opentelemetry_sdk::metrics::data::{
     AggregatedMetrics, HistogramDataPoint, Metric, MetricData, ResourceMetrics, ScopeMetrics,
 };
 
+use super::guard::REFUSED;
 use crate::{
+    log,
+    ops::health,
     outcome::{Fault, Outcome},
-    server::metrics::DURATION_BOUNDARIES,
+    panics::PANICS,
+    server::{
+        metrics::{
+            DURATION_BOUNDARIES, ENDED, HTTP_DURATION, IN_FLIGHT, LABEL_OVERFLOW, OVERFLOW,
+            QUEUE_WAIT, RPC_DURATION,
+        },
+        rate_limit,
+    },
+    task,
+    telemetry::{EXPORT_ERRORS, SPANS_DROPPED},
 };
 
 /// Between the boundaries, and one past the last.
 const BUCKETS: usize = DURATION_BOUNDARIES.len() + 1;
 
 /// Counters that stand still while all is well.
-const TROUBLE: &[&str] = &[
-    "plimsoll.export.errors",
-    "plimsoll.health.check_failures",
-    "plimsoll.label_overflow",
-    "plimsoll.log.dropped",
-    "plimsoll.log.write_errors",
-    "plimsoll.ops.refused",
-    "plimsoll.panics",
-    "plimsoll.rate_limit.faults",
-    "plimsoll.spans.dropped",
-    "plimsoll.store.errors",
-    "plimsoll.tasks.died",
-];
+fn trouble() -> [&'static str; 11] {
+    [
+        EXPORT_ERRORS,
+        health::FAILURES.name(),
+        LABEL_OVERFLOW,
+        log::DROPPED.name(),
+        log::WRITE_ERRORS.name(),
+        REFUSED.name(),
+        PANICS.name(),
+        rate_limit::FAULTS.name(),
+        SPANS_DROPPED,
+        rate_limit::STORE_ERRORS.name(),
+        task::DIED.name(),
+    ]
+}
 
 /// All counts since the start, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -139,33 +153,33 @@ impl Figures {
 
     fn take(&mut self, metric: &Metric) {
         match metric.name() {
-            "plimsoll.requests" => sums(metric, |point, count| {
-                let outcome = point("outcome").unwrap_or_default();
+            ENDED => sums(metric, |attribute, count| {
+                let outcome = attribute("outcome").unwrap_or_default();
                 let known = self.outcomes.entry(outcome).or_default();
                 *known = known.saturating_add(count);
             }),
-            "plimsoll.requests.in_flight" => {
+            IN_FLIGHT => {
                 if let AggregatedMetrics::I64(MetricData::Sum(sum)) = metric.data() {
                     let points = sum.data_points().map(|point| point.value());
                     self.in_flight = points.fold(0, i64::saturating_add);
                 }
             }
-            "http.server.request.duration" => histograms(metric, |points, point| {
-                let method = points("http.request.method").unwrap_or_default();
-                let route = points("http.route");
-                let route = route.unwrap_or_else(|| unmatched(points));
-                self.called("http", format!("{method} {route}"), points, point);
+            HTTP_DURATION => histograms(metric, |attribute, point| {
+                let method = attribute("http.request.method").unwrap_or_default();
+                let route = attribute("http.route");
+                let route = route.unwrap_or_else(|| unmatched(attribute));
+                self.called("http", format!("{method} {route}"), attribute, point);
             }),
-            "rpc.server.call.duration" => histograms(metric, |points, point| {
-                let method = points("rpc.method").unwrap_or_else(|| unmatched(points));
-                self.called("grpc", method, points, point);
+            RPC_DURATION => histograms(metric, |attribute, point| {
+                let method = attribute("rpc.method").unwrap_or_else(|| unmatched(attribute));
+                self.called("grpc", method, attribute, point);
             }),
-            "plimsoll.queue.wait" => histograms(metric, |points, point| {
-                let limit = points("limit").unwrap_or_default();
+            QUEUE_WAIT => histograms(metric, |attribute, point| {
+                let limit = attribute("limit").unwrap_or_default();
                 self.waits.entry(limit).or_default().add(point);
             }),
             name => {
-                if let Some(name) = TROUBLE.iter().find(|trouble| **trouble == name) {
+                if let Some(name) = trouble().into_iter().find(|trouble| *trouble == name) {
                     self.note(name, metric);
                 }
             }
@@ -176,12 +190,12 @@ impl Figures {
         &mut self,
         protocol: &'static str,
         name: String,
-        points: &dyn Fn(&str) -> Option<String>,
+        attribute: &dyn Fn(&str) -> Option<String>,
         point: &HistogramDataPoint<f64>,
     ) {
         let calls = self.routes.entry(Place { protocol, name }).or_default();
         calls.times.add(point);
-        if points("error.type").is_some() {
+        if attribute("error.type").is_some() {
             calls.errors = calls.errors.saturating_add(point.count());
         }
     }
@@ -205,8 +219,8 @@ impl Figures {
 }
 
 /// What stands for the route of a call that has none in the metrics.
-fn unmatched(points: &dyn Fn(&str) -> Option<String>) -> String {
-    match points("otel.metric.overflow") {
+fn unmatched(attribute: &dyn Fn(&str) -> Option<String>) -> String {
+    match attribute(OVERFLOW) {
         Some(_) => "(past the limit of series)".to_owned(),
         None => "(no route)".to_owned(),
     }
@@ -269,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_is_known_by_its_name() {
+    fn an_outcome_that_is_not_known_counts_as_an_error() {
         let shed = Figures {
             outcomes: [("ok", 5), ("shed", 3), ("panic", 2), ("of_tomorrow", 1)]
                 .map(|(name, count)| (name.to_owned(), count))

@@ -30,7 +30,7 @@ pub(crate) const TOKEN: &str = "PLIMSOLL_OPS_TOKEN";
 const SHORTEST: usize = 16;
 /// So many wrong tokens an address may send in this time; then none of its tokens is looked at until the time is over.
 const GUESSES: u32 = 5;
-const FORGOTTEN: Duration = Duration::from_secs(60);
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(60);
 /// So many addresses are remembered. Past them the whole port is locked as one address is.
 const ADDRESSES: usize = 256;
 
@@ -60,7 +60,8 @@ impl Controls {
     pub fn from_env() -> Result<Option<Self>, InvalidToken> {
         match env::var_os(TOKEN) {
             Some(token) if !token.is_empty() => {
-                Self::with_token(token.as_encoded_bytes()).map(Some)
+                let controls = Self::with_token(token.as_encoded_bytes());
+                controls.map(Some).map_err(InvalidToken::of_environment)
             }
             _ => Ok(None),
         }
@@ -74,10 +75,10 @@ impl Controls {
     pub fn with_token(token: impl AsRef<[u8]>) -> Result<Self, InvalidToken> {
         let token = token.as_ref();
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err(InvalidToken::NotPrintable);
+            return Err(Flaw::NotPrintable.into());
         }
         if token.len() < SHORTEST {
-            return Err(InvalidToken::TooShort { bytes: token.len() });
+            return Err(Flaw::TooShort { bytes: token.len() }.into());
         }
         Ok(Self {
             digest: Sha256::digest(token).into(),
@@ -98,32 +99,46 @@ impl fmt::Debug for Controls {
     }
 }
 
-/// Why a token cannot be used.
+/// A token that cannot be used. It says why, and names the variable if the token comes from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidToken {
+pub struct InvalidToken {
+    flaw: Flaw,
+    variable: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
     /// It could be guessed.
-    TooShort {
-        /// How long it is.
-        bytes: usize,
-    },
+    TooShort { bytes: usize },
     /// It has characters that are not printable ASCII, such as a space or a newline at its end.
     NotPrintable,
 }
 
+impl InvalidToken {
+    fn of_environment(self) -> Self {
+        let variable = Some(TOKEN);
+        Self { variable, ..self }
+    }
+}
+
+impl From<Flaw> for InvalidToken {
+    fn from(flaw: Flaw) -> Self {
+        let variable = None;
+        Self { flaw, variable }
+    }
+}
+
 impl fmt::Display for InvalidToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooShort { bytes } => write!(
-                f,
-                "the token in {TOKEN} has {bytes} bytes, and {SHORTEST} are the least"
-            ),
-            Self::NotPrintable => {
-                write!(
-                    f,
-                    "the token in {TOKEN} must be printable ASCII without spaces"
-                )
+        f.write_str("the token ")?;
+        if let Some(variable) = self.variable {
+            write!(f, "in {variable} ")?;
+        }
+        match self.flaw {
+            Flaw::TooShort { bytes } => {
+                write!(f, "has {bytes} bytes, and {SHORTEST} are the least")
             }
+            Flaw::NotPrintable => f.write_str("must be printable ASCII without spaces"),
         }
     }
 }
@@ -160,7 +175,7 @@ refusals! {
     /// A page of elsewhere asks.
     Origin => ("origin", FORBIDDEN, "the request comes from a page of another origin"),
     /// Too many wrong tokens came from there.
-    Locked => ("locked", TOO_MANY_REQUESTS, "too many wrong tokens came from this address: try again in a minute"),
+    Locked => ("locked", TOO_MANY_REQUESTS, "too many wrong tokens came from this address"),
     /// No token, or a wrong one.
     Token => ("token", UNAUTHORIZED, "the token is missing or wrong"),
     /// It had the token, and asked for what cannot be done.
@@ -342,11 +357,16 @@ mod tests {
     fn a_token_is_long_and_printable() {
         Controls::with_token("0123456789abcdef").expect("16 bytes");
         for (token, wrong) in [
-            ("0123456789abcde", InvalidToken::TooShort { bytes: 15 }),
-            ("0123456789abcdef\n", InvalidToken::NotPrintable),
-            ("0123456789 abcdef", InvalidToken::NotPrintable),
+            ("0123456789abcde", Flaw::TooShort { bytes: 15 }),
+            ("0123456789abcdef\n", Flaw::NotPrintable),
+            ("0123456789 abcdef", Flaw::NotPrintable),
         ] {
-            assert_eq!(Controls::with_token(token).expect_err("wrong"), wrong);
+            let told = Controls::with_token(token).expect_err("wrong");
+            assert_eq!(told.flaw, wrong);
+            // Only a token that comes from there blames the variable.
+            assert!(!told.to_string().contains(TOKEN), "{told}");
+            let told = told.of_environment().to_string();
+            assert!(told.contains("in PLIMSOLL_OPS_TOKEN "), "{told}");
         }
         let controls = Controls::with_token(GOOD).expect("long");
         assert!(controls.opens(GOOD.as_bytes()) && !controls.opens(b"correct-horse-battery-stapl"));

@@ -30,7 +30,7 @@ use self::{
     sampler::Sampler,
     viewers::Viewers,
 };
-use super::health::Health;
+use super::health::{Health, Report};
 use crate::{
     clock,
     gauge::{Kind, Metric},
@@ -92,6 +92,8 @@ struct Parts {
     started: Instant,
     registry: Option<Registry>,
     health: Option<Health>,
+    /// What health told last.
+    seen: Mutex<Option<Report>>,
     limits: Vec<LimitHandle>,
     rate_limits: Vec<RateLimitHandle>,
     connections: Option<Connections>,
@@ -119,6 +121,7 @@ impl Ops {
                 started: now,
                 registry: None,
                 health: None,
+                seen: Mutex::default(),
                 limits: Vec::new(),
                 rate_limits: Vec::new(),
                 connections: None,
@@ -142,7 +145,7 @@ impl Ops {
     /// Serves its metrics, and shows those of calls: by route, by outcome, and what went wrong. The service's name and
     /// version are those of its resource.
     pub fn telemetry(mut self, telemetry: &Telemetry) -> Self {
-        self.parts.registry = Some(telemetry.registry());
+        self.parts.registry = telemetry.registry();
         self.metrics_route = Some(telemetry.metrics_route());
         self
     }

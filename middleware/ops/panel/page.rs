@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 const PAGE: &str = include_str!("page.html");
 
-/// On every answer: nobody but the page itself reads it, and nothing is made of it but what it is.
+/// On the page, on what it is told and on what the controls answer: nobody but the page itself reads it, and nothing is made of it but what it is.
 pub(super) const LOCKED_DOWN: [(HeaderName, HeaderValue); 3] = [
     (
         HeaderName::from_static("cross-origin-resource-policy"),

@@ -35,7 +35,7 @@ use crate::{
     task,
 };
 
-/// Checks of health may take longer; what they say is then shown later.
+/// Checks of health may take longer; until they are done, what they said last is shown with its age.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// So many offenders of each rate limit are shown.
 const OFFENDERS: usize = 10;
@@ -80,13 +80,33 @@ async fn events(State(parts): State<Arc<Parts>>) -> Response {
 
 /// The status as it is now, with so many of the last samples.
 pub(super) async fn make(parts: &Arc<Parts>, samples: usize) -> Value {
-    let health = match &parts.health {
-        Some(health) => tokio::time::timeout(PATIENCE, health.report()).await.ok(),
-        None => None,
-    };
+    let health = health(parts).await;
     let asked = Arc::clone(parts);
     let made = blocking(move || asked.status(samples, health.as_ref())).await;
     made.unwrap_or_else(|| json!({ "error": "the status could not be made: see the log" }))
+}
+
+async fn health(parts: &Parts) -> Option<Report> {
+    let health = parts.health.as_ref()?;
+    let told = tokio::time::timeout(PATIENCE, health.report()).await;
+    let seen = || {
+        let seen = parts.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner)
+    };
+    match told {
+        Ok(report) => {
+            *seen() = Some(report.clone());
+            Some(report)
+        }
+        // A check hangs, which is when somebody looks.
+        Err(_) => {
+            let last = seen().clone();
+            last.map(|last| Report {
+                status: health.whole().unwrap_or(last.status),
+                ..last
+            })
+        }
+    }
 }
 
 impl Parts {
@@ -102,7 +122,7 @@ impl Parts {
         let failures = failures.map(|last| last.iter().map(failure).collect::<Value>());
         let up = clock::now().saturating_duration_since(self.started);
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        let figures = board.figures();
+        let [name, version] = board.service();
         let limits = limits.into_iter().zip(&self.limits);
         let limits: Value = limits
             .map(|(mut told, limit)| {
@@ -114,8 +134,8 @@ impl Parts {
             .collect();
         json!({
             "service": {
-                "name": figures.and_then(|figures| figures.service.clone()),
-                "version": figures.and_then(|figures| figures.version.clone()),
+                "name": name,
+                "version": version,
                 "plimsoll": env!("CARGO_PKG_VERSION"),
                 "up_ms": millis(up),
                 "now_ms": unix_ms(clock::wall_clock()),
@@ -153,10 +173,8 @@ fn calls(board: &Board) -> Value {
     })
 }
 
-fn rejections(board: &Board) -> Value {
-    let Some(figures) = board.figures() else {
-        return Value::Array(Vec::new());
-    };
+fn rejections(board: &Board) -> Option<Value> {
+    let figures = board.figures()?;
     let reasons = figures.outcomes.iter().filter(|(label, count)| {
         **count > 0 && matches!(Outcome::of_label(label), Some(Outcome::Rejected(_)))
     });
@@ -166,7 +184,7 @@ fn rejections(board: &Board) -> Value {
         let rate = board.recent(|figures| figures.outcomes.get(label).copied().unwrap_or_default());
         json!({ "reason": label, "rate": rate.map(rounded), "calls": count })
     });
-    told.collect()
+    Some(told.collect())
 }
 
 fn limit(limit: &LimitHandle) -> Value {
@@ -269,14 +287,14 @@ fn tasks() -> Value {
     told.collect()
 }
 
-fn trouble(board: &Board) -> Value {
-    let trouble = board.figures().map(|figures| figures.trouble.as_slice());
-    let told = trouble.unwrap_or_default().iter().map(|trouble| {
+fn trouble(board: &Board) -> Option<Value> {
+    let trouble = board.figures()?.trouble.iter();
+    let told = trouble.map(|trouble| {
         json!({
             "metric": trouble.metric,
             "attributes": trouble.attributes,
             "count": trouble.count,
         })
     });
-    told.collect()
+    Some(told.collect())
 }

@@ -60,6 +60,8 @@ struct State {
     newest: Option<usize>,
     /// What the peer was told that it did too much of, or too slowly.
     fault: Option<Closed>,
+    /// The flood that it may end for.
+    flood: Option<Closed>,
 }
 
 /// One call that runs.
@@ -108,6 +110,7 @@ impl Conn {
                 calls: Vec::new(),
                 newest: None,
                 fault: None,
+                flood: None,
             }),
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
@@ -221,6 +224,15 @@ impl Conn {
 
     pub(super) fn fault(&self) -> Option<Closed> {
         self.state().fault
+    }
+
+    /// What flood it was, if it ends for one.
+    pub(super) fn suspect(&self, flood: Closed) {
+        self.state().flood = Some(flood);
+    }
+
+    pub(super) fn flood(&self) -> Option<Closed> {
+        self.state().flood
     }
 
     /// A task of the connection begins that is no call's: a stream that was handed over to another protocol.

@@ -175,6 +175,8 @@ where
                 // Whoever waits keeps nothing reserved that readiness may stand for: its own service is asked when its turn
                 // comes, and so tells what has become of it meanwhile.
                 let service = self.inner.clone();
+                // What readiness reserved goes back.
+                self.inner = service.clone();
                 let desk = self.desk.clone();
                 Stage::waiting(Queued::new(desk, waiting, service, request, scope))
             }

@@ -12,13 +12,17 @@ pub const DURATION_BOUNDARIES: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-pub(super) const HTTP_DURATION: &str = "http.server.request.duration";
-pub(super) const RPC_DURATION: &str = "rpc.server.call.duration";
+pub(crate) const HTTP_DURATION: &str = "http.server.request.duration";
+pub(crate) const RPC_DURATION: &str = "rpc.server.call.duration";
+pub(crate) const QUEUE_WAIT: &str = "plimsoll.queue.wait";
+pub(crate) const ENDED: &str = "plimsoll.requests";
+pub(crate) const IN_FLIGHT: &str = "plimsoll.requests.in_flight";
+pub(crate) const LABEL_OVERFLOW: &str = "plimsoll.label_overflow";
 
 /// The conventions are about to rename it to `rpc.status_code`.
 const RPC_STATUS: &str = "rpc.response.status_code";
 /// As the SDK marks what is past its own limit.
-const OVERFLOW: &str = "otel.metric.overflow";
+pub(crate) const OVERFLOW: &str = "otel.metric.overflow";
 
 /// Every instrument of the layer's own.
 pub(super) struct Instruments {
@@ -67,7 +71,7 @@ impl Instruments {
                 "Time until the head of the response.",
             ),
             queue_wait: seconds(
-                "plimsoll.queue.wait",
+                QUEUE_WAIT,
                 "Time that calls waited to be let in, of those that had to.",
             ),
             active: level(
@@ -79,14 +83,10 @@ impl Instruments {
                 "{request}",
                 "Calls that began.",
             ),
-            ended: count(
-                "plimsoll.requests",
-                "{request}",
-                "Calls that ended, by outcome.",
-            ),
-            in_flight: level("plimsoll.requests.in_flight", "Calls that have not ended."),
+            ended: count(ENDED, "{request}", "Calls that ended, by outcome."),
+            in_flight: level(IN_FLIGHT, "Calls that have not ended."),
             overflow: count(
-                "plimsoll.label_overflow",
+                LABEL_OVERFLOW,
                 "{request}",
                 "Calls counted without their labels, for lack of series.",
             ),

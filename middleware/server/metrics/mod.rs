@@ -35,6 +35,9 @@ use opentelemetry::{InstrumentationScope, global, metrics::Meter};
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub(crate) use self::instruments::{
+    ENDED, HTTP_DURATION, IN_FLIGHT, LABEL_OVERFLOW, OVERFLOW, QUEUE_WAIT, RPC_DURATION,
+};
 use self::{books::Books, labels::Wire, watch::Handle};
 pub use self::{call::Counted, instruments::DURATION_BOUNDARIES, objective::Objective};
 use crate::{

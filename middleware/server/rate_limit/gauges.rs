@@ -15,13 +15,13 @@ const KEYS: Metric = Metric::new(
     "{key}",
     "Callers that have something to be given back.",
 );
-const FAULTS: Metric = Metric::new(
+pub(crate) const FAULTS: Metric = Metric::new(
     "plimsoll.rate_limit.faults",
     Kind::Counter,
     "{call}",
     "Calls that were not limited as meant: without a key, of an unknown tier, without room for their key.",
 );
-const STORE_ERRORS: Metric = Metric::new(
+pub(crate) const STORE_ERRORS: Metric = Metric::new(
     "plimsoll.store.errors",
     Kind::Counter,
     "{error}",

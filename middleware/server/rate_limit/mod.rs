@@ -51,6 +51,7 @@ use crate::clock;
 pub use crate::caller::{
     Call, Cidr, ForwardingHeader, InvalidCidr, Ipv6Prefix, Key, TrustedProxies,
 };
+pub(crate) use gauges::{FAULTS, STORE_ERRORS};
 pub use handle::{Decisions, InvalidChange, RateLimitHandle};
 pub use headers::QuotaHeaders;
 pub use offenders::{Offender, ShownKey};

@@ -57,7 +57,12 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(InvalidUrl::Credentials);
         }
-        let port = uri.port_u16().unwrap_or(80);
+        let port = match uri.port() {
+            Some(port) => port.as_u16(),
+            // Digits that are no port are dropped in silence otherwise.
+            None if authority.as_str() != host => return Err(InvalidUrl::NotHttp),
+            None => 80,
+        };
         let asked = uri.path_and_query().map_or("/", |asked| asked.as_str());
         let slash = if asked.starts_with('/') { "" } else { "/" };
         Ok(Self {
@@ -160,6 +165,8 @@ mod tests {
             ("host:80", NotHttp),
             ("/path", NotHttp),
             ("http://", NotHttp),
+            ("http://host:65536/", NotHttp),
+            ("http://host:/", NotHttp),
             ("http://:80/", NotHttp),
             ("http://host/\r\nx: y", NotHttp),
             ("", NotHttp),
