@@ -141,6 +141,7 @@ impl Setup {
             sources: Arc::new(sources),
             program,
             watch: OnceLock::new(),
+            turn: Mutex::default(),
             log,
             telemetry,
         })
