@@ -53,7 +53,7 @@ use crate::{
     gauge::Gauges,
     limit::Limit,
     log,
-    ops::health::Health,
+    ops::{TOKEN, health::Health},
     server::{
         metrics::{MetricsLayer, Objective},
         rate_limit::Quotas,
@@ -239,6 +239,8 @@ impl Setup {
         if let Some((_, path)) = named.filter(|(_, path)| !path.is_empty()) {
             sources.path = Some(path.into());
         }
+        // Not kept: the token is the operators' secret.
+        sources.variables.retain(|(name, _)| name != TOKEN);
         sources
     }
 }

@@ -17,6 +17,7 @@ use super::{
     stack::{Logged, Parts, Stack},
 };
 use crate::{
+    context,
     gauge::{Gauges, Kind, Metric, Reading},
     ops::change,
     task::{self, Task, supervise},
@@ -99,7 +100,7 @@ impl Parts {
                     event = "config_rejected",
                     stack = self.name,
                     key = error.key(),
-                    error = %error,
+                    error = context::chain(&error),
                     "the configuration is wrong; nothing was changed"
                 );
                 Err(error)
@@ -115,8 +116,14 @@ impl Parts {
         };
         let changes = values.changes(told).filter(|key| self.has(key));
         let changes: Vec<&'static Key> = changes.collect();
+        // What waits for a restart may be what makes the rest right: then all of it waits.
+        let mut next = values.clone();
+        for key in changes.iter().filter(|key| self.is_applicable(key, told)) {
+            next.adopt(key, told);
+        }
+        let agree = next.check(self.program).is_ok();
         for key in &changes {
-            if self.is_applicable(key, told) {
+            if agree && self.is_applicable(key, told) {
                 let (from, to) = (values.shown(key.name), told.shown(key.name));
                 change::tell("file", key.name, &from, &to);
                 values.adopt(key, told);
@@ -306,7 +313,12 @@ async fn run(
             Ok(text) => Ok(text.clone()),
             Err(error) => Err(error.to_string()),
         };
+        let emptied = !asked && watcher.empties(&content);
         if watcher.takes(content, asked) {
+            let file = match emptied {
+                true => Err(sources.emptied()),
+                false => file,
+            };
             // What is wrong has been told.
             // swallow: plimsoll.config.reloads the line and the count tell of it
             let _told = parts.reload(file);
@@ -330,6 +342,15 @@ impl Watcher {
             before: taken.clone(),
             taken,
         }
+    }
+
+    /// Whether there was a configuration, and now there is an empty file: of a full disk, or an editor that died.
+    fn empties(&self, content: &Content) -> bool {
+        let says = |content: &Content| match content {
+            Ok(Some(text)) => Some(!text.trim().is_empty()),
+            _ => None,
+        };
+        says(content) == Some(false) && says(&self.taken) != Some(false)
     }
 
     /// Whether this is new. Unless somebody asked, it must have been the same the last time: it may be half written.

@@ -110,6 +110,8 @@ pub(super) struct Parts {
     pub(super) sources: Arc<Sources>,
     pub(super) program: Program,
     pub(super) watch: OnceLock<Watch>,
+    /// Of those who ask for a reload.
+    pub(super) turn: Mutex<()>,
     // In the order in which they end.
     pub(super) telemetry: Option<Telemetry>,
     pub(super) log: Option<Logged>,
@@ -259,8 +261,16 @@ impl Stack {
     ///
     /// [`ConfigError`], and nothing is changed. It is also a line `event="config_rejected"`, and counted.
     pub fn reload(&self) -> Result<Reloaded, ConfigError> {
+        // Read and taken in one turn, or what was read first might hold last.
+        let turn = self
+            .parts
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let file = self.parts.sources.read();
-        self.parts.reload(file)
+        let reloaded = self.parts.reload(file);
+        drop(turn);
+        reloaded
     }
 
     /// How often the file was read again, and what came of it.

@@ -3,6 +3,7 @@
 use std::{
     env,
     error::Error,
+    ffi::OsString,
     fmt,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -76,10 +77,9 @@ impl Setup {
         read().map_err(StartError::Config)
     }
 
-    /// The name of the service, unless the environment gives another. An empty one is none, as OpenTelemetry says.
+    /// The name of the service, unless the environment gives another.
     fn own_name(&self) -> Option<&'static str> {
-        let given = env::var_os(SERVICE).is_some_and(|name| !name.is_empty());
-        (!given).then_some(self.name)
+        (!gives_name(env::var_os(SERVICE))).then_some(self.name)
     }
 
     fn start_log(
@@ -141,10 +141,16 @@ impl Setup {
             sources: Arc::new(sources),
             program,
             watch: OnceLock::new(),
+            turn: Mutex::default(),
             log,
             telemetry,
         })
     }
+}
+
+/// Whether this value of the environment names the service. An empty one is none, as OpenTelemetry says.
+fn gives_name(value: Option<OsString>) -> bool {
+    value.is_some_and(|name| !name.is_empty())
 }
 
 /// Why there is no stack. A program that cannot start ends with 2, by convention.
@@ -187,6 +193,18 @@ impl Error for StartError {
             Self::Config(error) => error.source(),
             Self::Log(error) => error.source(),
             Self::Telemetry(error) => error.source(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_name_is_none() {
+        for (value, gives) in [(None, false), (Some(""), false), (Some("shop"), true)] {
+            assert_eq!(gives_name(value.map(OsString::from)), gives, "{value:?}");
         }
     }
 }

@@ -37,13 +37,17 @@ impl Drop for File {
     }
 }
 
-fn from(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Stack, StartError> {
+pub(crate) fn from(
+    name: &str,
+    text: &str,
+    variables: &[(&str, &str)],
+) -> Result<Stack, StartError> {
     let file = File::of(name, text);
     let setup = preset::server("shop").config(&file.path);
     setup.variables(variables.iter().copied()).build()
 }
 
-fn wrong(result: Result<Stack, StartError>) -> plimsoll::preset::ConfigError {
+pub(crate) fn wrong(result: Result<Stack, StartError>) -> plimsoll::preset::ConfigError {
     match result {
         Err(StartError::Config(error)) => error,
         Err(other) => panic!("{other}"),

@@ -5,6 +5,7 @@ mod client;
 mod common;
 mod config;
 mod costs;
+mod hostile;
 mod live;
 mod off;
 mod pages;

@@ -41,6 +41,12 @@ fn watched(file: &File) -> Stack {
     setup.start().expect("nothing is wrong with it")
 }
 
+/// With exporters of its own.
+fn watched_telemetry(file: &File) -> Stack {
+    let setup = shop(file).without(Part::Log);
+    setup.start().expect("nothing is wrong with it")
+}
+
 async fn ask(stack: &Stack) -> StatusCode {
     let ok = service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
     let answer = stack.layer().layer(ok).oneshot(get("/")).await;
@@ -210,6 +216,31 @@ async fn a_file_that_is_wrong_changes_nothing_and_says_so() {
         (line["level"].as_str(), line["stack"].as_str()),
         ("ERROR", "shop")
     );
+}
+
+/// A start would refuse what would hold until the restart.
+#[tokio::test]
+async fn a_file_that_is_right_only_as_a_whole_waits_for_the_restart_as_a_whole() {
+    let file = File::of("whole", "[timeout]\nhead = \"10s\"\n");
+    let stack = built(&file);
+    file.write("[timeout]\nenabled = false\n[back_pressure]\nmax_wait = \"1h\"\n");
+    let reloaded = stack.reload().expect("nothing is wrong with it");
+    assert_eq!(reloaded.changed, [""; 0]);
+    assert!(reloaded.needs_restart.contains(&"timeout.enabled"));
+    assert!(reloaded.needs_restart.contains(&"back_pressure.max_wait"));
+}
+
+#[tokio::test]
+async fn secrets_of_a_url_are_not_told() {
+    let lines = Lines::listen();
+    let file = File::of("url", "");
+    let stack = watched_telemetry(&file);
+    file.write("[telemetry]\notlp_endpoint = \"http://me:hunter2@127.0.0.1:1/v1?key=hunter3\"\n");
+    let reloaded = stack.reload().expect("nothing is wrong with it");
+    assert_eq!(reloaded.needs_restart, ["telemetry.otlp_endpoint"]);
+    let told = format!("{:?}", lines.take());
+    assert!(told.contains("http://..@127.0.0.1:1/v1?.."), "{told}");
+    assert!(!told.contains("hunter"), "{told}");
 }
 
 #[tokio::test]
@@ -399,6 +430,12 @@ async fn a_file_that_changed_is_taken_once_it_stays_the_same() {
         wait().await;
     }
     assert_eq!((stack.limit().limit(), stack.reloads().rejected()), (8, 1));
+    // Nor is one that has become empty: a disk may be full.
+    file.write("");
+    for _ in 0..3 {
+        wait().await;
+    }
+    assert_eq!((stack.limit().limit(), stack.reloads().rejected()), (8, 2));
     assert!(plimsoll::task::deaths().is_empty());
 }
 

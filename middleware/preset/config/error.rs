@@ -84,11 +84,23 @@ impl fmt::Display for ConfigError {
             ..
         } = self;
         match (key.as_str(), origin) {
-            ("", _) => write!(f, "{origin}: {problem}"),
+            ("", _) => write!(f, "{}: {problem}", plain(origin)),
             (_, Origin::Variable { name }) => write!(f, "{name} ({key}): {problem}"),
-            _ => write!(f, "`{key}` ({origin}): {problem}"),
+            _ => write!(f, "`{}` ({}): {problem}", plain(key), plain(origin)),
         }
     }
+}
+
+/// As a terminal may show it: keys and paths can be anything.
+fn plain(text: impl fmt::Display) -> String {
+    let mut plain = String::new();
+    for letter in text.to_string().chars() {
+        match letter {
+            '"' | '\'' | '\\' => plain.push(letter),
+            _ => plain.extend(letter.escape_debug()),
+        }
+    }
+    plain
 }
 
 impl Error for ConfigError {

@@ -62,7 +62,7 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     fixed("log.queue", Kind::Size, "8 MiB"),
     fixed("telemetry.enabled", Kind::Switch, "true"),
-    fixed("telemetry.otlp_endpoint", ANY, "none"),
+    fixed("telemetry.otlp_endpoint", Kind::MaybeUrl, "none"),
     fixed(
         "telemetry.otlp_protocol",
         Kind::Word(&["auto", "grpc", "http"]),
@@ -92,7 +92,7 @@ pub(crate) static KEYS: &[Key] = &[
     fixed("access_log.client_errors", LEVELS, "info"),
     fixed("access_log.sample_successes", Kind::Count(1), "1"),
     fixed("metrics.enabled", Kind::Switch, "true"),
-    fixed("metrics.max_series", Kind::Count(1), "1800"),
+    fixed("metrics.max_series", Kind::Within(1, 1_000_000), "1800"),
     fixed("timeout.enabled", Kind::Switch, "true"),
     live("timeout.head", Kind::MaybeTime, "30s"),
     live("timeout.total", Kind::MaybeTime, "none"),
@@ -108,7 +108,11 @@ pub(crate) static KEYS: &[Key] = &[
         "none",
     ),
     fixed("rate_limit.trusted_proxies", PEERS, "none"),
-    fixed("rate_limit.max_keys", Kind::Count(1), "100000"),
+    fixed(
+        "rate_limit.max_keys",
+        Kind::Within(1, 100_000_000),
+        "100000",
+    ),
     fixed(
         "rate_limit.headers",
         Kind::Word(&["draft10", "legacy", "both", "none"]),

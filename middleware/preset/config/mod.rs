@@ -62,6 +62,17 @@ impl Sources {
         self.path.as_deref().map(read).transpose()
     }
 
+    /// Of a file that has become empty by itself.
+    pub(crate) fn emptied(&self) -> ConfigError {
+        let path = self.path.clone().unwrap_or_default();
+        let origin = Origin::File { path, line: None };
+        ConfigError::new(
+            "",
+            &origin,
+            "the file has become empty; SIGHUP would take it",
+        )
+    }
+
     /// Puts together what the program, this file and the environment say.
     pub(crate) fn values(
         &self,
@@ -83,7 +94,7 @@ impl Sources {
         for (name, text) in &self.variables {
             values.take_variable(name, text)?;
         }
-        check::check(&values, program)?;
+        values.check(program)?;
         Ok(values)
     }
 }
@@ -137,8 +148,13 @@ impl Values {
         Ok(())
     }
 
+    /// Whether they contradict each other.
+    pub(crate) fn check(&self, program: Program) -> Result<(), ConfigError> {
+        check::check(self, program)
+    }
+
     fn take_variable(&mut self, name: &str, text: &OsStr) -> Result<(), ConfigError> {
-        if !name.starts_with(PREFIX) || OTHERS.contains(&name) {
+        if !name.starts_with(PREFIX) || OTHERS.contains(&name) || is_service_link(name, text) {
             return Ok(());
         }
         let origin = Origin::Variable {
@@ -248,7 +264,7 @@ impl Values {
 
     pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
         match self.get(name) {
-            Value::Text(text) => Some(text),
+            Value::Text(text) | Value::Url(text) => Some(text),
             _ => None,
         }
     }
@@ -270,6 +286,25 @@ impl Values {
     pub(crate) fn adopt(&mut self, key: &'static Key, from: &Self) {
         self.all.insert(key.name, from.entry(key.name).clone());
     }
+}
+
+/// Kubernetes tells each container of a service that is called `plimsoll`, or `plimsoll-something`, by variables like these,
+/// unless `enableServiceLinks` is off.
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    let is_address = value
+        .split_once("://")
+        .is_some_and(|(protocol, _)| matches!(protocol, "tcp" | "udp" | "sctp"));
+    let of_port = name.split("_PORT_").skip(1).any(|rest| {
+        rest.starts_with(|first: char| first.is_ascii_digit())
+            && ["_TCP", "_UDP", "_SCTP"]
+                .iter()
+                .any(|protocol| rest.contains(protocol))
+    });
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || of_port
+        || (name.ends_with("_PORT") && is_address)
 }
 
 fn written(value: &Spanned<DeValue<'_>>) -> Written {

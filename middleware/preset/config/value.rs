@@ -44,6 +44,10 @@ pub(crate) enum Kind {
     Count(u64),
     /// The same, or `none`.
     MaybeCount(u64),
+    /// A whole number within these, for what takes memory at the start.
+    Within(u64, u64),
+    /// Where something is to be sent, or `none`. User, password and query are not shown.
+    MaybeUrl,
     /// `adaptive`, or a whole number above zero.
     Limit,
     /// A number within these.
@@ -68,6 +72,7 @@ pub(crate) enum Value {
     Ratio(f64),
     Word(&'static str),
     Text(String),
+    Url(String),
     Quotas(Quotas),
 }
 
@@ -113,10 +118,12 @@ impl Kind {
                 "false" | "off" | "0" => Ok(Value::Switch(false)),
                 _ => Err(String::new()),
             },
-            Self::Count(_) | Self::MaybeCount(_) | Self::Limit => match text.parse() {
-                Ok(number) => self.read_whole(number),
-                Err(_) => self.read_text(text),
-            },
+            Self::Count(_) | Self::MaybeCount(_) | Self::Within(..) | Self::Limit => {
+                match text.parse() {
+                    Ok(number) => self.read_whole(number),
+                    Err(_) => self.read_text(text),
+                }
+            }
             Self::Ratio(..) => match text.parse() {
                 Ok(number) => self.read_real(number),
                 Err(_) => Err(String::new()),
@@ -132,6 +139,7 @@ impl Kind {
             | Self::MaybeSize
             | Self::MaybeCount(_)
             | Self::Quotas
+            | Self::MaybeUrl
             | Self::MaybeText(_)
                 if text == NONE =>
             {
@@ -151,9 +159,13 @@ impl Kind {
             Self::MaybeText(understands) => {
                 understands(text).map(|()| Value::Text(text.to_owned()))
             }
-            Self::Switch | Self::Count(_) | Self::MaybeCount(_) | Self::Limit | Self::Ratio(..) => {
-                Err(String::new())
-            }
+            Self::MaybeUrl => Ok(Value::Url(text.to_owned())),
+            Self::Switch
+            | Self::Count(_)
+            | Self::MaybeCount(_)
+            | Self::Within(..)
+            | Self::Limit
+            | Self::Ratio(..) => Err(String::new()),
         }
     }
 
@@ -161,6 +173,7 @@ impl Kind {
         let at_least = |least: u64| u64::try_from(number).ok().filter(|&count| count >= least);
         let count = match self {
             Self::Count(least) | Self::MaybeCount(least) => at_least(least),
+            Self::Within(least, most) => at_least(least).filter(|&count| count <= most),
             Self::Limit => at_least(1),
             Self::Ratio(..) => {
                 let small = i32::try_from(number).ok().map(f64::from);
@@ -191,10 +204,12 @@ impl Kind {
             Self::MaybeSize => or_none(SIZE),
             Self::Count(least) => format!("a whole number, {least} or more"),
             Self::MaybeCount(least) => or_none(&format!("a whole number, {least} or more")),
+            Self::Within(least, most) => format!("a whole number, {least} to {most}"),
             Self::Limit => "`adaptive`, or a whole number, 1 or more".to_owned(),
             Self::Ratio(least, most) => format!("a number from {least} to {most}"),
             Self::Word(words) => format!("one of `{}`", words.join("`, `")),
             Self::Quotas => or_none("quotas, as in `100/s burst 50 and 1000/h`"),
+            Self::MaybeUrl => or_none("a URL"),
             Self::MaybeText(_) => or_none("a text"),
         }
     }
@@ -238,7 +253,20 @@ fn in_unit(
     write!(f, "{number}{space}{name}")
 }
 
-/// As it can be read again.
+/// Without what may be secret in it.
+fn show_url(f: &mut fmt::Formatter<'_>, url: &str) -> fmt::Result {
+    let (url, query) = url.split_once(['?', '#']).unwrap_or((url, ""));
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if !scheme.is_empty() {
+        write!(f, "{scheme}://")?;
+    }
+    let hidden = if host.len() < rest.len() { "..@" } else { "" };
+    let cut = if query.is_empty() { "" } else { "?.." };
+    write!(f, "{hidden}{host}{cut}")
+}
+
+/// As it can be read again, but for secrets.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -253,6 +281,7 @@ impl fmt::Display for Value {
             Self::Ratio(ratio) => ratio.fmt(f),
             Self::Word(word) => f.write_str(word),
             Self::Text(text) => f.write_str(text),
+            Self::Url(url) => show_url(f, url),
             Self::Quotas(quotas) => quotas.fmt(f),
         }
     }
