@@ -7,7 +7,6 @@ it is what they print, and the `json` after it is what the program logs meanwhil
 import os
 import re
 import shutil
-import signal
 import subprocess
 from dataclasses import dataclass
 
@@ -158,10 +157,15 @@ class Program:
 
     def stop(self):
         if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(PATIENCE)
-            self.process.stdout.close()
-            self.process = None
+            process, self.process = self.process, None
+            # Not Ctrl-C's: where tests run in the background that one is ignored, and programs inherit it.
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()
+                process.wait()
+                process.stdout.close()
 
     def run(self, commands):
         """What the commands print. The log is looked at from here on."""
