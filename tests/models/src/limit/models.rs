@@ -125,7 +125,9 @@ fn a_dry_run_leaves_nobody_waiting() {
         || {
             let (shared, inside) = (one(), Arc::new(Inside::default()));
             let first = Shared::enter_or_wait(&shared, clock::now(), &ask());
-            assert!(matches!(first, Ok(Admitted::Now(_))));
+            let Ok(Admitted::Now(first)) = first else {
+                panic!("there is room");
+            };
             let callers: Vec<_> = (0..MOST)
                 .map(|_| {
                     let (shared, inside) = (Arc::clone(&shared), Arc::clone(&inside));
@@ -138,7 +140,7 @@ fn a_dry_run_leaves_nobody_waiting() {
                 thread.join().expect("no panic");
             }
             assert_eq!((shared.in_flight(), shared.waiting()), (1, 0));
-            shared.give_back(None, Sample::Served(0.01), clock::now());
+            shared.give_back(first, Sample::Served(0.01), clock::now());
             assert_eq!(shared.in_flight(), 0);
         },
         SCHEDULES,
