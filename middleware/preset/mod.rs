@@ -230,8 +230,8 @@ impl Setup {
         let mut sources = std::mem::take(&mut self.sources);
         let environment = || {
             let all = env::vars_os();
-            // Names of settings are text; a value that is none is told where it is taken.
-            let all = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+            // A name that is no text is that of no setting, and so is told; a value where it is taken.
+            let all = all.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
             all.filter(|(name, _)| name.starts_with(PREFIX)).collect()
         };
         sources.variables = self.variables.take().unwrap_or_else(environment);

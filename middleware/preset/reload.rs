@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -81,12 +81,13 @@ impl Gauges for Reloads {
 }
 
 impl Parts {
-    /// Takes what the file says now, or nothing of it.
+    /// Takes what the file says now, or nothing of it. One at a time, or what was read first might hold last.
     pub(super) fn reload(
         &self,
-        file: Result<Option<String>, ConfigError>,
+        file: impl FnOnce() -> Result<Option<String>, ConfigError>,
     ) -> Result<Reloaded, ConfigError> {
-        let told = file.and_then(|file| self.sources.values(file.as_deref(), self.program));
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = file().and_then(|file| self.sources.values(file.as_deref(), self.program));
         match told {
             Ok(told) => {
                 let reloaded = self.take(&told);
@@ -321,7 +322,7 @@ async fn run(
             };
             // What is wrong has been told.
             // swallow: plimsoll.config.reloads the line and the count tell of it
-            let _told = parts.reload(file);
+            let _told = parts.reload(|| file);
         }
     }
 }

@@ -261,16 +261,7 @@ impl Stack {
     ///
     /// [`ConfigError`], and nothing is changed. It is also a line `event="config_rejected"`, and counted.
     pub fn reload(&self) -> Result<Reloaded, ConfigError> {
-        // Read and taken in one turn, or what was read first might hold last.
-        let turn = self
-            .parts
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let file = self.parts.sources.read();
-        let reloaded = self.parts.reload(file);
-        drop(turn);
-        reloaded
+        self.parts.reload(|| self.parts.sources.read())
     }
 
     /// How often the file was read again, and what came of it.
