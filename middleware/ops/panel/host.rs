@@ -32,8 +32,10 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// Whatever port it bears is any port.
+    /// Whatever port it bears is any port, and of a whole URL the host is meant.
     pub(super) fn add(&mut self, name: &str) {
+        let name = name.split_once("://").map_or(name, |(_, rest)| rest);
+        let name = name.split_once('/').map_or(name, |(host, _)| host);
         let authority: Option<Authority> = name.parse().ok();
         let name = authority.as_ref().map_or(name, Authority::host);
         self.names.push(plain(name).to_owned());
@@ -139,6 +141,7 @@ mod tests {
         let mut hosts = Hosts::default();
         hosts.add("Ops.Example");
         hosts.add("other.example.:9090");
+        hosts.add("https://third.example/status");
         for (host, known) in [
             ("127.0.0.1:9090", true),
             ("10.1.2.3", true),
@@ -149,6 +152,7 @@ mod tests {
             ("ops.example:1", true),
             ("OPS.EXAMPLE.", true),
             ("other.example", true),
+            ("third.example:9090", true),
             ("evil.example:9090", false),
             ("x.ops.example", false),
             ("ops.example.evil.example", false),
