@@ -52,7 +52,7 @@ async fn calls_wait_and_whoever_goes_away_leaves_the_room() {
         .await;
         leaves.abort();
         until(&handle, |handle| handle.waiting() == 4).await;
-        world.gate.add_permits(6);
+        world.gate.lets(6);
         for call in calls {
             let answer = call.await.expect("it ends");
             assert_served(&answer);
@@ -95,7 +95,7 @@ async fn a_rejection_reads_no_body_and_tells_when_to_come_back() {
                 other => panic!("{server:?} {other:?}"),
             }
             drop(sender);
-            world.gate.add_permits(1);
+            world.gate.lets(1);
             assert_served(&first.await.expect("it ends"));
             let told = lines.access(2).await;
             let told = told.iter().find(|line| line["outcome"] == reason.label());
@@ -128,7 +128,7 @@ async fn idle_connections_hold_no_permits() {
         for idle in [&one[..16], &two[..16], &grpc[..]] {
             let calls: Vec<_> = idle.iter().map(|world| world.spawn("One")).collect();
             until(&limit.handle(), |handle| handle.in_flight() == 16).await;
-            world.gate.add_permits(16);
+            world.gate.lets(16);
             for call in calls {
                 assert_served(&call.await.expect("it ends"));
             }
@@ -148,13 +148,13 @@ async fn a_limit_below_what_is_in_flight_lets_nobody_in_until_enough_have_ended(
         until(&handle, |handle| handle.in_flight() == 4).await;
         handle.set(crate::support::calls(2));
         for left in [3, 2] {
-            world.gate.add_permits(1);
+            world.gate.lets(1);
             until(&handle, |handle| handle.in_flight() == left).await;
             world.assert_rejected(&world.ask("One").await, Reason::Shed);
         }
-        world.gate.add_permits(1);
+        world.gate.lets(1);
         until(&handle, |handle| handle.in_flight() == 1).await;
-        world.gate.add_permits(1);
+        world.gate.lets(1);
         for call in calls {
             assert_served(&call.await.expect("it ends"));
         }
@@ -182,7 +182,7 @@ async fn the_priority_of_a_stranger_is_normal() {
             world.assert_rejected(&world.send(request).await, Reason::Shed);
             let rejected = limit.handle().rejected();
             assert_eq!(rejected[0].priority, priority, "{server:?} {speaks:?}");
-            world.gate.add_permits(1);
+            world.gate.lets(1);
             assert_served(&first.await.expect("it ends"));
         }
     }
@@ -215,7 +215,7 @@ async fn hostile_deadlines_are_refused_or_capped() {
             let request = values
                 .iter()
                 .fold(request, |request, value| with(request, name, value));
-            world.gate.add_permits(usize::from(reason.is_none()));
+            world.gate.lets(usize::from(reason.is_none()));
             let answer = world.send(request).await;
             match reason {
                 Some(reason) => world.assert_rejected(&answer, reason),
@@ -251,7 +251,7 @@ async fn a_deadline_that_passes_ends_a_call_in_the_queue_and_in_its_handler() {
         until(&handle, |handle| handle.in_flight() == 1).await;
         world.assert_rejected(&hurried().await, Reason::Deadline);
         assert_eq!((handle.admitted(), handle.waiting()), (2, 0));
-        world.gate.add_permits(1);
+        world.gate.lets(1);
         assert_served(&first.await.expect("it ends"));
         until_idle(&limit).await;
     }
@@ -310,7 +310,7 @@ async fn callers_who_leave_at_any_time_leave_nothing_behind() {
             })
             .await;
             for call in calls {
-                world.gate.add_permits(usize::from(dice.roll(2) == 0));
+                world.gate.lets(usize::from(dice.roll(2) == 0));
                 for _ in 0..dice.roll(200) {
                     tokio::task::yield_now().await;
                 }
@@ -344,7 +344,7 @@ async fn both_protocols_on_one_port_are_told_in_their_own_words() {
             header(&told, "content-type"),
             Some("application/problem+json")
         );
-        http.gate.add_permits(1);
+        http.gate.lets(1);
         assert_served(&first.await.expect("it ends"));
     }
 }

@@ -1,6 +1,14 @@
 //! Real servers, and whoever calls them: plain axum, tonic's own and our loop, over HTTP/1.1, h2c and gRPC.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -93,11 +101,46 @@ pub(crate) fn stack(
     )
 }
 
+/// Where calls stand until they are let through, in the order of their coming.
+pub(crate) struct Gate {
+    permits: Semaphore,
+    come: AtomicUsize,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self {
+            permits: Semaphore::new(0),
+            come: AtomicUsize::new(0),
+        }
+    }
+
+    async fn pass(&self) {
+        self.come.fetch_add(1, Ordering::SeqCst);
+        let permit = self.permits.acquire().await;
+        permit.expect("never closed").forget();
+    }
+
+    /// How many have come so far.
+    pub(crate) fn come(&self) -> usize {
+        self.come.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn lets(&self, calls: usize) {
+        self.permits.add_permits(calls);
+    }
+
+    /// Whether the next one need not wait.
+    pub(crate) fn is_open(&self) -> bool {
+        self.permits.available_permits() > 0
+    }
+}
+
 /// A server and one who calls it.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) address: SocketAddr,
-    pub(crate) gate: Arc<Semaphore>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) speaks: Speaks,
     client: HyperClient,
 }
@@ -105,7 +148,7 @@ pub(crate) struct World {
 impl World {
     /// `One` answers when the gate lets it, `Stream` with a body that ends when it is dropped, `Never` not at all.
     pub(crate) async fn new(server: Server, speaks: Speaks, stack: Stack) -> Self {
-        let gate = Arc::new(Semaphore::new(0));
+        let gate = Arc::new(Gate::new());
         let calls = Routes::new(Counter(Arc::clone(&gate)));
         let routes = calls.into_axum_router().merge(app(&gate));
         let address = match server {
@@ -160,7 +203,7 @@ impl World {
 
     /// Lets a call be served, to its last byte.
     pub(crate) async fn is_served(&self) {
-        self.gate.add_permits(1);
+        self.gate.lets(1);
         let answer = self.ask("One").await;
         assert_eq!((answer.status(), reason(&answer)), (StatusCode::OK, None));
         let got = crate::common::body::read(answer.into_body()).await;
@@ -233,9 +276,9 @@ pub(crate) async fn until_idle(limit: &Limit) {
     .await;
 }
 
-fn app(gate: &Arc<Semaphore>) -> Router {
-    let one = async |State(gate): State<Arc<Semaphore>>| {
-        gate.acquire().await.expect("never closed").forget();
+fn app(gate: &Arc<Gate>) -> Router {
+    let one = async |State(gate): State<Arc<Gate>>| {
+        gate.pass().await;
         "espresso"
     };
     let stream = async || {
@@ -286,7 +329,7 @@ pub(crate) async fn plimsoll_server(app: Router) -> SocketAddr {
 
 /// The routes of [`app`] as a service of gRPC.
 #[derive(Clone)]
-struct Counter(Arc<Semaphore>);
+struct Counter(Arc<Gate>);
 
 impl NamedService for Counter {
     const NAME: &'static str = "test.Counter";
@@ -326,7 +369,7 @@ impl UnaryService<Bytes> for Counter {
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let gate = Arc::clone(&self.0);
         Box::pin(async move {
-            gate.acquire().await.expect("never closed").forget();
+            gate.pass().await;
             Ok(tonic::Response::new(request.into_inner()))
         })
     }

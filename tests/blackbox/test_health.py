@@ -234,7 +234,8 @@ def test_probes_pass_no_limiter(start):
     busy = new_id()
     with connect(server.http) as running:
         running.sendall(head("GET", "/sleep/600000", [("x-request-id", busy)]))
-        asked_until(lambda: http1(server.http, "/ok").status == 503, "it is full")
+        asked_until(lambda: scrape(server).sum("plimsoll_requests_in_flight") == 1, "the call is in")
+        assert http1(server.http, "/ok").status == 503, "it is full"
         for _ in range(20):
             for path in ("/livez", "/readyz", "/startupz"):
                 assert http1(server.admin, path).status == 200
