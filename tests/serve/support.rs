@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// Longer than anything here takes; what is awaited comes much sooner.
-pub(crate) const BOUND: Duration = Duration::from_secs(20);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 /// A limit that is to be reached. One that is not is [`FAR`]: a machine may stand still for longer than this.
 pub(crate) const LIMIT: Duration = Duration::from_millis(200);
 pub(crate) const FAR: Duration = Duration::from_secs(3_600);
