@@ -12,10 +12,14 @@ from scrape import tool
 from server import PATIENCE, die_with_parent
 
 
+@contextmanager
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody else is given while it is held. Nobody listens there, so that who connects is refused, until a
+    program that is told of it binds it as well, as servers may (SO_REUSEADDR)."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def is_open(port):
@@ -61,7 +65,12 @@ class Said:
 @contextmanager
 def collector(folder):
     """rotel, which tells all that it receives: what it says, and the settings of who sends to it, by protocol."""
-    ports = {"grpc": free_port(), "http/protobuf": free_port()}
+    with free_port() as grpc, free_port() as http, listening(folder, {"grpc": grpc, "http/protobuf": http}) as both:
+        yield both
+
+
+@contextmanager
+def listening(folder, ports):
     command = [
         tool("rotel-agent", "rotel/rotel/rotel-agent"), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed",
         f"--pid-file={folder / 'rotel.pid'}", f"--otlp-grpc-endpoint=127.0.0.1:{ports['grpc']}", f"--otlp-http-endpoint=127.0.0.1:{ports['http/protobuf']}",
