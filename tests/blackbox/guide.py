@@ -173,7 +173,7 @@ class Program:
 
     def run(self, commands):
         """What the commands print. The log is looked at from here on."""
-        self.said.text = ""
+        self.said.forget()
         if "cargo run" in commands:  # as a command among others: the program as it was built
             commands = commands.replace("cargo run", str(TARGET / "debug/shop"))
         before, asks, after = commands.partition("curl -s localhost:9090/metrics")

@@ -57,15 +57,15 @@ def test_an_order_is_one_trace_through_both_services(tmp_path, protocol):
     place = "coffee_shop.v1.Barista/Place"
     wanted = [("reception", "SERVER", "POST /orders"), ("reception", "CLIENT", place), ("barista", "SERVER", place)]
     with collector(tmp_path) as (said, settings):
-        shop = Shop(tmp_path, settings(protocol))
+        shop = Shop(tmp_path, {**settings(protocol), "OTEL_BSP_SCHEDULE_DELAY": "50"})
         try:
             headers = [("content-type", "application/json"), ("traceparent", f"00-{TRACE}-{PARENT}-01")]
             answer = http1(shop.reception, "/orders", headers, "POST", b'{"coffee":"cappuccino"}')
             assert answer.status == 201, answer
             metrics = scrape(shop)
+            told = said.all_until(lambda said: all(key in spans(said) for key in wanted) and spans(said), wanted)
         finally:
             shop.close()
-        told = said.all_until(lambda said: all(key in spans(said) for key in wanted) and spans(said), wanted)
     order, call, brewing = (told[key] for key in wanted)
     assert {span["trace"] for span in (order, call, brewing)} == {TRACE}
     assert (order["parent"], call["parent"], brewing["parent"]) == (PARENT, order["id"], call["id"])

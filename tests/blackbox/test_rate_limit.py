@@ -140,7 +140,7 @@ def resident(server):
 
 def test_made_up_keys_stay_within_the_cap_and_free_nobody(start):
     # A caller of one call has all of its burst again after a second: the cap is far below what comes in one.
-    cap, flooded = 100, 100_000 if LONG else 10_000
+    cap, flooded = 20, 100_000 if LONG else 10_000
     server = start(TB_RATE=RATE, TB_BURST=BURST, TB_TRUSTED=PROXY, TB_KEY_CAP=cap)
     limited = Calls()
     own = lambda: http2(server.http, "/limited", [("x-forwarded-for", "198.51.100.1")])
