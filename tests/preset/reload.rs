@@ -341,7 +341,8 @@ async fn what_an_operator_changed_stays_until_the_file_says_otherwise() {
 }
 
 /// What callers have spent stays spent, who is in flight stays in, and who waits goes on waiting.
-#[tokio::test]
+/// On a paused clock: who waits does so for a moment only.
+#[tokio::test(start_paused = true)]
 async fn no_call_is_dropped_and_no_state_is_lost() {
     let file = File::of("state", FIRST);
     let stack = built(&file);

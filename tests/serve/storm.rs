@@ -21,6 +21,8 @@ use crate::{
 
 /// For calls to end by themselves.
 const DEADLINE: Duration = Duration::from_millis(150);
+/// For those that were cut off to be told so. Where a machine takes longer they are dropped untold.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What handlers and callers saw of one run.
 #[derive(Default)]
@@ -65,13 +67,17 @@ async fn keep_calling(served: &Served, protocol: Protocol, seen: &Seen) {
             add(&seen.refused);
             continue;
         }
-        let body = answer.into_body().collect().await;
-        assert_eq!(body.expect("all of it").to_bytes(), "done");
+        let Ok(body) = answer.into_body().collect().await else {
+            // Cut off between its head and its body.
+            return;
+        };
+        assert_eq!(body.to_bytes(), "done");
         add(&seen.complete);
     }
 }
 
-async fn run_once(run: u64) {
+/// Whether there was time enough to tell everybody.
+async fn run_once(run: u64) -> bool {
     let seen = Arc::new(Seen::default());
     let router = slow(&seen, run + 1).merge(app(&Doors::default()));
     // The limits are far off: it is the end that ends them.
@@ -94,35 +100,47 @@ async fn run_once(run: u64) {
         served.control.drain();
         eventually(|| served.ended.is_finished()).await;
         seen.stop.store(true, Ordering::Relaxed);
-        began.elapsed()
+        (began, began.elapsed())
     };
-    let (_, took) = tokio::join!(calling, ending);
+    let calling = async {
+        calling.await;
+        Instant::now()
+    };
+    let (told, (began, took)) = tokio::join!(calling, ending);
     assert!(took < BOUND / 2, "run {run}: {took:?}");
     let connections = served.connections.clone();
     let report = served.end().await;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    // Whatever a handler has answered its caller has got; whatever was not answered was told, or reported, as cut.
-    assert_eq!(count(&seen.complete), count(&seen.finished), "run {run}");
     let cut_in_handlers = count(&seen.begun) - count(&seen.finished);
     let endless = 3;
-    assert_eq!(report.cut, cut_in_handlers + endless, "run {run}");
-    assert_eq!(
-        count(&seen.refused),
-        cut_in_handlers,
-        "run {run}: all were told"
-    );
+    // Some may be cut off before their handlers have begun.
+    assert!(report.cut >= cut_in_handlers + endless, "run {run}");
+    let is_in_time = told < began + DEADLINE + LAST_WORDS;
+    if is_in_time {
+        // Whatever a handler has answered its caller has got, or it was cut off in between; whoever was cut off before was
+        // told. All of them are reported.
+        let cut_in_bodies = count(&seen.finished) - count(&seen.complete);
+        let told = count(&seen.refused);
+        assert_eq!(report.cut, told + cut_in_bodies + endless, "run {run}");
+    }
     assert_eq!(
         (connections.open(), connections.calls()),
         (0, 0),
         "run {run}"
     );
+    is_in_time
 }
 
-/// 4 runs, 100 with `PLIMSOLL_LONG=1`: half a head and endless answers are open, and 24 callers go on to the end.
+/// 4 runs in time, 100 with `PLIMSOLL_LONG=1`: half a head and endless answers are open, and 24 callers go on to the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_ends_or_is_reported_and_the_end_is_in_time() {
     let long = std::env::var("PLIMSOLL_LONG").is_ok_and(|long| long == "1");
-    for run in 0..if long { 100 } else { 4 } {
-        run_once(run).await;
+    let mut left = if long { 100 } else { 4 };
+    for run in 0..left * 8 {
+        left -= u64::from(run_once(run).await);
+        if left == 0 {
+            return;
+        }
     }
+    panic!("{left} runs were not in time");
 }
