@@ -64,18 +64,25 @@ where
     let mut timer = pin!(sleep_until(clock::now().into()));
     let mut aging = Aging::of(&conn);
     let mut ending: Option<Closed> = None;
-    let mut heard = phase.clone();
+    // What was said before it came holds for it as well.
+    let mut is_serving = *phase.borrow() == Phase::Serving;
+    if !is_serving {
+        phase.mark_changed();
+    }
+    let heard = phase.clone();
     loop {
         let event = {
             let mut changed = pin!(phase.changed());
             // Whether the phase and the timer wake this task, which is always the same: asking them again costs more
-            // than the look whether they have come.
+            // than the look whether they have come. That holds until the first change: its news may come late, when the
+            // next one is waited for already, and take the place of that one's.
             let mut is_set = false;
             poll_fn(|context| {
                 if let Poll::Ready(ended) = http.as_mut().poll(context) {
                     return Poll::Ready(Event::Ended(ended));
                 }
                 if is_set
+                    && is_serving
                     && !timer.is_elapsed()
                     && heard.has_changed().is_ok_and(|changed| !changed)
                     && conn.is_calm()
@@ -113,7 +120,7 @@ where
             }
             Event::Due(Due::At(_)) => {}
             Event::Phase => {
-                heard.mark_unchanged();
+                is_serving = false;
                 match *phase.borrow_and_update() {
                     Phase::Serving => {}
                     Phase::Draining => {
@@ -127,7 +134,11 @@ where
                         conn.cut();
                         http.as_mut().graceful_shutdown();
                     }
-                    Phase::Ended => return (Closed::Drain, None),
+                    Phase::Ended => {
+                        // What has not come to hear of the cut was cut off all the same.
+                        conn.cut();
+                        return (Closed::Drain, None);
+                    }
                 }
             }
         }
