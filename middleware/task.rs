@@ -2,6 +2,9 @@
 //!
 //! A bare `tokio::spawn` whose handle is dropped loses a panic without a word.
 
+#[cfg(any(feature = "health", feature = "serve", feature = "telemetry"))]
+mod blocking;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -19,7 +22,10 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
+use tracing::field;
 
+#[cfg(any(feature = "health", feature = "serve", feature = "telemetry"))]
+pub(crate) use self::blocking::{Undone, blocking};
 use crate::{
     clock,
     context::{self, in_current_call},
@@ -103,28 +109,6 @@ where
     Task(launch(in_current_call(Seen {
         caught: Caught::new(name, future),
     })))
-}
-
-/// Runs what blocks on a thread for such work. Its panic is told as that of [`spawn`]. It cannot be aborted once it runs.
-///
-/// # Panics
-///
-/// Outside of a tokio runtime.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where they are spawned: their death is seen"
-)]
-pub(crate) fn blocking<T: Send + 'static>(
-    name: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Task<T> {
-    panics::install_hook();
-    Task(tokio::task::spawn_blocking(move || {
-        panics::catch("task", false, work).map_err(|facts| {
-            died(name, Death::Panicked(Some(&facts)));
-            TaskEnd::Panicked
-        })
-    }))
 }
 
 /// As [`spawn`], for a task that belongs to no call.
@@ -264,7 +248,7 @@ pub(crate) const DIED: Metric = Metric::new(
     "plimsoll.tasks.died",
     Kind::Counter,
     "{task}",
-    "Background tasks that panicked, or returned though they should not.",
+    "Background tasks that panicked, could not begin, or returned though they should not.",
 );
 
 impl Gauges for Deaths {
@@ -288,12 +272,15 @@ enum Death<'a> {
     Returned,
     /// What is known of it, unless the hook tells.
     Panicked(Option<&'a PanicFacts>),
+    /// There was no thread for it.
+    NotBegun(&'a io::Error),
 }
 
 fn died(name: &'static str, death: Death<'_>) {
-    let (how, facts) = match death {
-        Death::Returned => ("returned", None),
-        Death::Panicked(facts) => ("panicked", facts),
+    let (how, facts, error) = match death {
+        Death::Returned => ("returned", None, None),
+        Death::Panicked(facts) => ("panicked", facts, None),
+        Death::NotBegun(error) => ("not_begun", None, Some(error)),
     };
     {
         let mut deaths = DEATHS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,6 +300,7 @@ fn died(name: &'static str, death: Death<'_>) {
         how,
         panic = text.as_deref(),
         location,
+        error = error.map(field::display),
         "a background task died",
     );
 }
@@ -429,11 +417,6 @@ mod tests {
         assert_eq!(deaths_of("a_panicking_task"), 1);
         assert_eq!(spawn("a_good_task", async { 5 }).await, Ok(5));
         assert_eq!(deaths_of("a_good_task"), 0);
-
-        let end = blocking("a_panicking_thread", || panic!("oh")).await;
-        assert_eq!(end, Err::<(), _>(TaskEnd::Panicked));
-        assert_eq!(deaths_of("a_panicking_thread"), 1);
-        assert_eq!(blocking("a_good_thread", || 5).await, Ok(5));
     }
 
     #[tokio::test]

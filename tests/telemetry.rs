@@ -1,7 +1,7 @@
 //! Export to a collector and to a scraper, and what is said when it fails.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
@@ -261,6 +261,34 @@ async fn scrapers_that_do_not_read_are_limited() {
     drop(unread);
     assert_eq!(get_text(&app, "/metrics").await.0, StatusCode::OK);
     telemetry.shutdown(PATIENCE).await.expect("nothing is lost");
+}
+
+#[tokio::test]
+async fn an_instrument_that_hangs_holds_one_thread_however_many_scrape_and_leave() {
+    let telemetry = Setup::new().init().expect("set up");
+    let (go, gone) = mpsc::channel::<()>();
+    let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
+    let gone = Mutex::new(gone);
+    let gauge = telemetry.meter().u64_observable_gauge("hung");
+    let gauge = gauge.with_callback(move |_| {
+        asked.send(()).expect("somebody waits");
+        let gone = gone.lock().expect("no panic");
+        assert!(gone.recv().is_err(), "it ends when `go` is dropped");
+    });
+    let _gauge = gauge.build();
+    let app = telemetry.metrics_route();
+    tokio::select! {
+        _ = get_text(&app, "/metrics") => panic!("it hangs"),
+        began = asks.recv() => began.expect("the instrument is there"),
+    }
+    for _ in 0..5 {
+        let again = tokio::time::timeout(Duration::ZERO, get_text(&app, "/metrics"));
+        again.await.expect_err("it hangs");
+    }
+    drop(go);
+    let scraped = tokio::time::timeout(Duration::from_secs(20), get_text(&app, "/metrics")).await;
+    assert_eq!(scraped.expect("in time").0, StatusCode::OK);
+    assert_eq!(asks.len(), 1, "by the last, and by none who left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -300,10 +300,10 @@ async fn run(
             () = tokio::time::sleep(every) => false,
             () = hangup.next() => true,
         };
-        // A file system that hangs keeps nothing alive but the path.
+        // A file system that hangs holds up this task and its thread, and nothing else.
         let reading = Arc::clone(&sources);
         let Ok(file) = task::blocking(TASK, move || reading.read()).await else {
-            // It panicked, and was told of.
+            // It panicked or had no thread, and was told of.
             continue;
         };
         let Some(parts) = parts.upgrade() else {

@@ -21,7 +21,7 @@ pub(super) enum Phase {
 /// How a server that is asked to stop goes about it. Three steps, each bounded:
 ///
 /// 1. [`Health`](crate::ops::health::Health) says `draining`, and all goes on for [`notice`](Self::notice), so that whoever sends
-///    calls sees it.
+///    calls sees it. What [`on_drain`](super::Server::on_drain) was given is done in that time, and may take 5 s of it.
 /// 2. The listeners close, connections are told to end (`Connection: close`, GOAWAY), and calls end by themselves,
 ///    within [`deadline`](Self::deadline).
 /// 3. What still runs is cut off: callers get 503, status 14 of gRPC, or a body that is cut. Its outcome is `drained`.
@@ -31,8 +31,8 @@ pub struct Drain {
     pub(super) deadline: Duration,
 }
 
-/// What is to be done before a drain may take so long, each.
-const HOOK: Duration = Duration::from_secs(5);
+/// What is to be done before a drain may take so long, all of it.
+const HOOKS: Duration = Duration::from_secs(5);
 
 /// For what is cut off to be told so.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -44,7 +44,8 @@ impl Drain {
     }
 
     /// How long the server goes on as before, but for its readiness. Default: 5 s. Kubernetes takes a pod out of its
-    /// endpoints while it signals it, not before, and that takes some seconds.
+    /// endpoints while it signals it, not before, and that takes some seconds. It begins when the server is asked to end, and
+    /// lasts longer only where [`on_drain`](super::Server::on_drain) does.
     #[must_use]
     pub fn notice(mut self, notice: Duration) -> Self {
         self.notice = notice;
@@ -52,7 +53,7 @@ impl Drain {
     }
 
     /// How long calls may take from then on. Default: 20 s; with the notice that leaves 5 s of the 30 s after which
-    /// Kubernetes kills by default.
+    /// Kubernetes kills by default, of which cutting off what still runs takes one at most.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -91,22 +92,25 @@ impl Report {
     }
 }
 
-/// Runs these one after another, where they may block; none keeps the server from ending.
-pub(super) async fn run_each<C: Future>(hooks: Vec<Box<dyn FnOnce() + Send>>, cut: impl Fn() -> C) {
-    for hook in hooks {
-        let done = timeout(HOOK, task::blocking("on_drain", hook));
-        tokio::select! {
-            done = done => match done {
-                // A panic is told and counted there, and the rest goes on.
-                Ok(_ended) => continue,
-                Err(_elapsed) => {}
-            },
-            _ = cut() => {}
+/// Runs all of these at once, each where it may block: none keeps another from its work, or the server from ending.
+pub(super) async fn run_all(hooks: Vec<Box<dyn FnOnce() + Send>>, cut: impl Future) {
+    let running: Vec<_> = hooks
+        .into_iter()
+        .map(|hook| task::blocking("on_drain", hook))
+        .collect();
+    let all = async {
+        for hook in running {
+            // swallow: plimsoll.tasks.died a panic is told there, and the rest goes on
+            let _ended = hook.await;
         }
-        tracing::warn!(
-            target: "plimsoll::serve",
-            event = "drain_hook_late",
-            "what is to be done before the drain is not done; the server drains without it"
-        );
+    };
+    tokio::select! {
+        done = timeout(HOOKS, all) => if done.is_ok() { return },
+        _ = cut => {}
     }
+    tracing::warn!(
+        target: "plimsoll::serve",
+        event = "drain_hook_late",
+        "what is to be done before the drain is not done; the server drains without it"
+    );
 }

@@ -132,6 +132,13 @@ impl HandedOver {
         self.known().open.len()
     }
 
+    /// How many of all there are besides these. None comes or goes here while all are counted: it is counted there before
+    /// it comes, and until after it has gone.
+    pub(super) fn besides(&self, all: impl FnOnce() -> usize) -> usize {
+        let known = self.known();
+        all().saturating_sub(known.open.len())
+    }
+
     pub(super) fn cut(&self) {
         let all: Vec<Arc<Over>> = {
             let known = self.known();

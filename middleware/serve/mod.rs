@@ -63,7 +63,7 @@ pub use self::{
 };
 use self::{
     accept::Plain,
-    drain::{LAST_WORDS, Phase, run_each},
+    drain::{LAST_WORDS, Phase, run_all},
     limits::Limits,
     listen::{EndOnDrop, on, vital},
     shared::{Room, Shared},
@@ -200,8 +200,10 @@ where
     }
 
     /// Runs this when the server begins to end, before anything else: to say that it is not ready. Should it panic, that
-    /// is a line `event="task_died"` and a count, and the server goes on to end. It may block; after 5 s, or a second signal,
-    /// the server ends without it, and says so.
+    /// is a line `event="task_died"` and a count, and the server goes on to end. It may block, being on a thread of its own
+    /// beside all others that were given: 5 s after it was asked to end, or at a second signal, the server drains without
+    /// what is not done, and says so. That time is part of the [notice](Drain::notice). What never returns keeps neither the
+    /// server nor its runtime from ending.
     #[must_use]
     pub fn on_drain(mut self, run: impl FnOnce() + Send + 'static) -> Self {
         self.on_drain.push(Box::new(run));
@@ -377,10 +379,13 @@ where
         }
         reached(control.ask.subscribe(), Ask::Drain).await;
         let cut = || reached(control.ask.subscribe(), Ask::Cut);
-        run_each(on_drain, cut).await;
-        tracing::info!(target: "plimsoll::serve", event = "draining", calls = shared.counts.calls(), "the server drains");
+        let told = async {
+            run_all(on_drain, cut()).await;
+            tracing::info!(target: "plimsoll::serve", event = "draining", calls = shared.counts.calls(), "the server drains");
+        };
+        // The notice has begun: whoever will kill the process counts from now.
         // swallow: none, the notice being over is what is waited for
-        let _noticed = timeout(drain.notice, cut()).await;
+        let ((), _noticed) = tokio::join!(told, timeout(drain.notice, cut()));
         let before = shared.counts.served();
         shared.enter(Phase::Draining);
         tokio::select! {

@@ -118,16 +118,17 @@ impl Shared {
 
     /// How many connections are open that are to end.
     pub(super) fn open(&self) -> usize {
-        self.counts.open().saturating_sub(self.upgraded.len())
+        self.upgraded.besides(|| self.counts.open())
     }
 
     /// A connection is closed.
     pub(super) fn closed(&self, ended: Ended, peer: Option<SocketAddr>, upgraded: Option<Key>) {
-        // It stays among those that are not waited for until it is not open any more.
-        self.counts.closed(ended.reason);
+        // First it is one that is waited for again: the other way round it would be taken off the open ones twice for a
+        // moment, and a call that runs would not be waited for.
         if let Some(key) = upgraded {
             self.upgraded.remove(key);
         }
+        self.counts.closed(ended.reason);
         let is_fault = ended.reason.is_fault();
         self.tell(is_fault.then_some(Fault { ended, peer }));
         self.changed.send_replace(());
@@ -198,5 +199,39 @@ impl Shared {
             peer = first.as_ref().and_then(|first| first.peer).map(field::display),
             "connections were refused or closed for their faults"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_open_counts_however_many_others_come_are_upgraded_and_go() {
+        let shared = Shared::new(Limits::default(), Arc::default());
+        assert!(shared.admit(None), "the one that stays");
+        let ended = AtomicBool::new(false);
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                let over = Arc::default();
+                for _ in 0..20_000 {
+                    assert!(shared.admit(None));
+                    let key = shared.upgraded(&over);
+                    shared.closed(Ended::unserved(Closed::Eof, None), None, Some(key));
+                }
+                ended.store(true, Ordering::Relaxed);
+            });
+            let mut fewest = usize::MAX;
+            while !ended.load(Ordering::Relaxed) {
+                fewest = fewest.min(shared.open());
+            }
+            assert!(fewest >= 1, "it would not be waited for");
+        });
+        assert_eq!(shared.open(), 1);
     }
 }

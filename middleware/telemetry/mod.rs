@@ -31,7 +31,7 @@ mod scrape;
 mod setup;
 mod spans;
 
-use std::{error::Error, fmt, sync::Arc, thread, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use axum::Router;
 use opentelemetry::metrics::Meter;
@@ -40,7 +40,6 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider,
     trace::{SdkTracer, SdkTracerProvider},
 };
-use tokio::sync::oneshot;
 
 use self::{counts::Counts, prometheus::Reader, spans::SpanQueue};
 pub use self::{
@@ -51,6 +50,7 @@ pub(crate) use self::{
     counts::{EXPORT_ERRORS, SPANS_DROPPED},
     registry::Registry,
 };
+use crate::task::{self, Undone};
 
 /// Starts the export with all defaults, as the standard `OTEL_*` variables say. [`Setup`] has the settings.
 ///
@@ -88,7 +88,7 @@ impl Telemetry {
 
     /// `GET /metrics` in Prometheus' text format, for the service's router or that of a port for operators.
     ///
-    /// The text is made on a thread for blocking work, one at a time. At most four scrapers are answered at once, others
+    /// The text is made on a thread of its own, one at a time. At most four scrapers are answered at once, others
     /// get 503, so that those who read slowly hold a known amount of memory and nothing else.
     pub fn metrics_route(&self) -> Router {
         scrape::route(self.reader.clone(), Arc::clone(&self.counts))
@@ -123,22 +123,16 @@ impl Telemetry {
     pub(crate) async fn end(&self, patience: Duration) -> Result<(), ShutdownError> {
         let lost_before = self.counts.read().spans_dropped;
         let (meters, tracers) = (self.meters.clone(), self.tracers.clone());
-        let (done, end) = oneshot::channel();
-        // A thread of its own: exporters wait for the runtime, which must not wait for them.
-        let thread = thread::Builder::new().name("plimsoll-shutdown".to_owned());
-        let spawned = thread.spawn(move || {
+        // Exporters wait for the runtime, which must not wait for them.
+        let end = task::blocking("shutdown", move || {
             let traces = tracers.shutdown_with_timeout(patience);
             let metrics = meters.shutdown_with_timeout(patience);
-            // swallow: plimsoll.export.errors, whoever waited has given up and says so
-            let _unheard = done.send(first_failure([("traces", traces), ("metrics", metrics)]));
+            first_failure([("traces", traces), ("metrics", metrics)])
         });
-        let ended = match spawned {
-            Ok(_detached) => tokio::time::timeout(patience, end).await,
-            Err(source) => return Err(ShutdownError::Thread { source }),
-        };
-        let failed = match ended {
+        let failed = match tokio::time::timeout(patience, end).await {
             Ok(Ok(failed)) => failed,
-            Ok(Err(_)) => Some(("exporters", "panicked".to_owned())),
+            Ok(Err(Undone::Panicked)) => Some(("exporters", "panicked".to_owned())),
+            Ok(Err(Undone::NoThread(source))) => return Err(ShutdownError::Thread { source }),
             Err(_) => {
                 self.abandon();
                 Some(("exporters", format!("not done within {patience:?}")))

@@ -62,17 +62,19 @@ async fn answer(State(scrapes): State<Scrapes>) -> Response {
         let refused = "too many scrapers are being answered";
         return (StatusCode::SERVICE_UNAVAILABLE, refused).into_response();
     };
-    let turn = scrapes.one_at_a_time.lock().await;
+    let turn = scrapes.one_at_a_time.lock_owned().await;
     let (reader, length) = (scrapes.reader, scrapes.length);
-    let rendered = task::blocking("scrape", move || match reader {
-        Some(reader) => reader.text(length.load(Ordering::Relaxed)).inspect(|text| {
-            length.store(text.len(), Ordering::Relaxed);
-        }),
-        None => Ok(String::new()),
-    })
-    .await;
-    drop(turn);
-    let error = match rendered {
+    let rendered = task::blocking("scrape", move || {
+        // Also when the scraper has left: what it asks of instruments is code of users', which may hang.
+        let _turn = turn;
+        match reader {
+            Some(reader) => reader.text(length.load(Ordering::Relaxed)).inspect(|text| {
+                length.store(text.len(), Ordering::Relaxed);
+            }),
+            None => Ok(String::new()),
+        }
+    });
+    let error = match rendered.await {
         Ok(Ok(text)) => {
             let head = [
                 (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),

@@ -4,8 +4,9 @@ use std::{
     future::pending,
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -351,6 +352,32 @@ async fn a_layer_that_panics_when_it_is_asked_ends_nothing() {
         let status = status_of(&operators).await;
         assert!(status["error"].is_string(), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_layer_that_hangs_holds_one_thread_however_many_ask_and_leave() {
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
+    let tell = move || {
+        asked.send(()).expect("somebody waits");
+        let gone = gone.lock().expect("no panic");
+        assert!(gone.recv().is_err(), "it ends when `go` is dropped");
+        String::new()
+    };
+    let operators = Ops::new().layer("hung", tell).routes();
+    tokio::select! {
+        _ = status_of(&operators) => panic!("it hangs"),
+        began = asks.recv() => began.expect("the layer is there"),
+    }
+    for _ in 0..5 {
+        let again = tokio::time::timeout(Duration::ZERO, status_of(&operators));
+        again.await.expect_err("it hangs");
+    }
+    drop(go);
+    let status = tokio::time::timeout(BOUND, status_of(&operators)).await;
+    assert_eq!(status.expect("in time")["layers"][0]["name"], "hung");
+    assert_eq!(asks.len(), 1, "by the last, and by none who left");
 }
 
 #[test]

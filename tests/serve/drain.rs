@@ -1,12 +1,17 @@
 //! The end of a server: no call is lost that could end.
 
-use std::time::Instant;
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use plimsoll::{
     ops::health::Health,
     serve::{Closed, Drain},
     server::access_log::AccessLogLayer,
 };
+use tokio::{net::TcpListener, runtime::Builder, task::yield_now};
 
 use crate::{
     common::{lines::Lines, wire::read_until},
@@ -196,6 +201,99 @@ async fn what_does_not_return_at_the_end_is_not_waited_for_at_a_second_signal() 
     server.control.cut();
     assert_eq!(server.end().await.cut, 0);
     drop(go);
+}
+
+/// Something to be done that tells when it has begun, and returns when the sender is dropped.
+fn hanging() -> (
+    mpsc::Sender<()>,
+    mpsc::Receiver<()>,
+    impl FnOnce() + Send + 'static,
+) {
+    let (go, gone) = mpsc::channel::<()>();
+    let (began, begun) = mpsc::channel();
+    let hook = move || {
+        began.send(()).expect("somebody waits");
+        assert!(gone.recv().is_err(), "it ends when `go` is dropped");
+    };
+    (go, begun, hook)
+}
+
+#[test]
+fn what_never_returns_keeps_neither_the_server_nor_its_runtime_from_ending() {
+    let (go, begun, hook) = hanging();
+    let (ended, end) = mpsc::channel();
+    let program = thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let report = runtime.block_on(async {
+            let server = run(server(app(&Doors::default())).on_drain(hook)).await;
+            server.control.drain();
+            eventually(|| begun.try_recv().is_ok()).await;
+            server.control.cut();
+            server.end().await
+        });
+        drop(runtime);
+        ended.send(report.cut).expect("somebody waits");
+    });
+    let cut = end.recv_timeout(BOUND);
+    drop(go);
+    assert_eq!(cut.expect("in time"), 0);
+    program.join().expect("no panic");
+}
+
+#[test]
+fn readiness_is_told_though_others_hang_and_no_thread_for_what_blocks_is_free() {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build();
+    let runtime = runtime.expect("a runtime");
+    let (go, gone) = mpsc::channel::<()>();
+    drop(runtime.spawn_blocking(move || gone.recv()));
+    let hung: Vec<_> = (0..5).map(|_| hanging()).collect();
+    let (mut going, mut beginnings) = (vec![go], Vec::new());
+    runtime.block_on(async {
+        let mut server = server(app(&Doors::default()));
+        for (go, begun, hook) in hung {
+            going.push(go);
+            beginnings.push(begun);
+            server = server.on_drain(hook);
+        }
+        let health = Health::new();
+        let draining = health.clone();
+        let server = run(server.on_drain(move || draining.drain())).await;
+        server.control.drain();
+        tokio::time::timeout(BOUND, eventually_not_ready(&health))
+            .await
+            .expect("in time");
+        server.control.cut();
+        server.end().await;
+    });
+    drop(going);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_notice_is_no_longer_for_what_is_done_meanwhile() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for (seconds, late) in [(4, false), (5, true)] {
+        let lines = Lines::listen();
+        let (go, begun, hook) = hanging();
+        let notice = Drain::new().notice(SECOND * 10);
+        let server = run(server(app(&Doors::default())).drain(notice).on_drain(hook)).await;
+        server.control.drain();
+        while begun.try_recv().is_err() {
+            yield_now().await;
+        }
+        let asked = tokio::time::Instant::now();
+        tokio::time::advance(SECOND * seconds).await;
+        let go = late.then_some(go);
+        assert_eq!(server.end().await.cut, 0);
+        let took = asked.elapsed();
+        assert!(took >= SECOND * 10 && took < SECOND * 11, "{took:?}");
+        drop(go);
+        let told = lines.take_of("plimsoll::serve");
+        let told: Vec<_> = told.iter().map(|line| line["event"].as_str()).collect();
+        let all = ["drain_hook_late", "draining", "drained"];
+        assert_eq!(told, all[usize::from(!late)..]);
+    }
 }
 
 #[tokio::test]

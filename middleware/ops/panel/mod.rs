@@ -110,8 +110,8 @@ struct Parts {
     guard: Guard,
     hosts: Hosts,
     refusals: Arc<Refusals>,
-    /// One status is made at a time for those who ask for it.
-    turn: tokio::sync::Mutex<()>,
+    /// One status is made at a time, also when whoever asked for it has left.
+    turn: Arc<tokio::sync::Mutex<()>>,
     sampler: OnceLock<Sampler>,
 }
 
@@ -139,7 +139,7 @@ impl Ops {
                 guard: Guard::default(),
                 hosts: Hosts::default(),
                 refusals: Arc::new(Refusals::new(now)),
-                turn: tokio::sync::Mutex::default(),
+                turn: Arc::default(),
                 sampler: OnceLock::new(),
             },
             metrics_route: None,

@@ -83,10 +83,10 @@ async fn sample(parts: &Arc<Parts>) {
     board.push(at, clock::wall_clock(), figures, limits);
 }
 
-/// Does this on a thread where work may block; `None` if it panicked, which the log tells.
+/// Does this on a thread where work may block; `None` if it panicked or had no thread, which the log tells.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    // swallow: plimsoll.tasks.died a panic is told there
+    // swallow: plimsoll.tasks.died it is told there
     task::blocking("ops_reader", work).await.ok()
 }

@@ -48,10 +48,7 @@ pub(super) fn routes(parts: &Arc<Parts>) -> Router {
 }
 
 async fn once(State(parts): State<Arc<Parts>>) -> Response {
-    // Whoever asks without end waits for itself.
-    let turn = parts.turn.lock().await;
     let status = make(&parts, SAMPLES).await;
-    drop(turn);
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (CACHE_CONTROL, "no-store"),
@@ -60,9 +57,7 @@ async fn once(State(parts): State<Arc<Parts>>) -> Response {
 }
 
 async fn events(State(parts): State<Arc<Parts>>) -> Response {
-    let turn = parts.turn.lock().await;
     let status = make(&parts, SAMPLES).await;
-    drop(turn);
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
         (CACHE_CONTROL, "no-store"),
@@ -80,9 +75,15 @@ async fn events(State(parts): State<Arc<Parts>>) -> Response {
 
 /// The status as it is now, with so many of the last samples.
 pub(super) async fn make(parts: &Arc<Parts>, samples: usize) -> Value {
+    // Whoever asks without end waits for itself. Handles and layers are code of users', which may hang: then one thread does.
+    let turn = Arc::clone(&parts.turn).lock_owned().await;
     let health = health(parts).await;
     let asked = Arc::clone(parts);
-    let made = blocking(move || asked.status(samples, health.as_ref())).await;
+    let made = blocking(move || {
+        let _turn = turn;
+        asked.status(samples, health.as_ref())
+    });
+    let made = made.await;
     made.unwrap_or_else(|| json!({ "error": "the status could not be made: see the log" }))
 }
 

@@ -14,8 +14,8 @@ impl Check {
     /// A check that the file system of this path has at least so many bytes free for programs that are not root's. On
     /// Unix only.
     ///
-    /// It looks on a thread for blocking work, one at a time: a file system that hangs, as over a network, fails the
-    /// check and holds one thread.
+    /// It looks on a thread of its own, one at a time: a file system that hangs, as over a network, fails the check, holds
+    /// that one thread, and does not keep the process from ending.
     ///
     /// Not critical: most services answer with a full disk too. Say [`critical`](Self::critical) for those that write
     /// what they must not lose.
@@ -24,20 +24,26 @@ impl Check {
         let one = Arc::new(Semaphore::new(1));
         Self::new(name, move || {
             let (path, one) = (Arc::clone(&path), Arc::clone(&one));
-            async move {
-                let turn = one.try_acquire_owned().ok().ok_or(HANGS)?;
-                let looking = task::blocking("health_check", move || {
-                    let _turn = turn;
-                    look(&path, min_free_bytes)
-                });
-                looking.await?
-            }
+            in_turn(one, move || look(&path, min_free_bytes))
         })
         .not_critical()
     }
 }
 
 const HANGS: &str = "the file system does not answer";
+
+/// Looks, unless somebody still does.
+async fn in_turn(
+    one: Arc<Semaphore>,
+    look: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+) -> Result<(), BoxError> {
+    let turn = one.try_acquire_owned().ok().ok_or(HANGS)?;
+    let looking = task::blocking("health_check", move || {
+        let _turn = turn;
+        look()
+    });
+    looking.await?
+}
 
 fn look(path: &Path, min_free: u64) -> Result<(), BoxError> {
     let found = statvfs(path)?;
@@ -50,7 +56,33 @@ fn look(path: &Path, min_free: u64) -> Result<(), BoxError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Duration};
+
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_hangs_fails_all_others_and_holds_one_thread() {
+        let one = Arc::new(Semaphore::new(1));
+        let (go, hangs) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel();
+        let looking = in_turn(Arc::clone(&one), move || {
+            began.send(()).expect("somebody waits");
+            assert!(hangs.recv().is_err(), "it ends when `go` is dropped");
+            Ok(())
+        });
+        // Its check has given up.
+        drop(tokio::time::timeout(Duration::ZERO, looking).await);
+        begun.recv().expect("it has begun");
+        for _ in 0..10 {
+            let found = in_turn(Arc::clone(&one), || panic!("who looks?")).await;
+            assert_eq!(found.expect_err("one hangs").to_string(), HANGS);
+        }
+        drop(go);
+        drop(one.acquire().await.expect("it is never closed"));
+        in_turn(Arc::clone(&one), || Ok(()))
+            .await
+            .expect("it hangs no more");
+    }
 
     #[test]
     fn fails_below_its_bytes_and_where_there_is_nothing() {
