@@ -115,6 +115,7 @@ impl Parts {
             changed: Vec::new(),
             needs_restart: Vec::new(),
         };
+        values.adopt_origins(told);
         let changes = values.changes(told).filter(|key| self.has(key));
         let changes: Vec<&'static Key> = changes.collect();
         // What waits for a restart may be what makes the rest right: then all of it waits.

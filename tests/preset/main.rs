@@ -11,3 +11,4 @@ mod off;
 mod pages;
 mod reload;
 mod stack;
+mod turns;

@@ -286,6 +286,15 @@ impl Values {
             .filter(|key| self.get(key.name) != to.get(key.name))
     }
 
+    /// Where settings that are the same come from now: what somebody set can contradict what a default gives way to.
+    pub(crate) fn adopt_origins(&mut self, from: &Self) {
+        for key in KEYS {
+            if self.get(key.name) == from.get(key.name) {
+                self.adopt(key, from);
+            }
+        }
+    }
+
     /// These, with one setting of the others.
     pub(crate) fn adopt(&mut self, key: &'static Key, from: &Self) {
         self.all.insert(key.name, from.entry(key.name).clone());
