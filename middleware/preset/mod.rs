@@ -36,6 +36,7 @@ mod order;
 mod reload;
 mod stack;
 mod start;
+mod watch;
 
 use std::{env, ffi::OsString, path::PathBuf};
 
