@@ -118,7 +118,7 @@ impl Parts {
         let agree = next.check(self.program).is_ok();
         for key in &changes {
             if agree && self.is_applicable(key, told) {
-                let (from, to) = (values.shown(key.name), told.shown(key.name));
+                let (from, to) = (self.held(&values, key.name), told.shown(key.name));
                 change::tell("file", key.name, &from, &to);
                 values.adopt(key, told);
                 reloaded.changed.push(key.name);
@@ -128,7 +128,7 @@ impl Parts {
                     event = "setting_needs_restart",
                     stack = self.name,
                     setting = key.name,
-                    now = %values.shown(key.name),
+                    now = self.held(&values, key.name),
                     wanted = %told.shown(key.name),
                     "the setting holds after a restart"
                 );

@@ -1,6 +1,7 @@
 //! A configuration that is read again and again.
 
 use std::{
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, ThreadId},
     time::Duration,
@@ -9,11 +10,13 @@ use std::{
 use plimsoll::{
     ops::health::{Check, Health},
     preset::{Part, Stack},
+    server::rate_limit::Quotas,
 };
 use tracing::Event;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::{
+    common::Lines,
     config::File,
     reload::{built, shop, watched},
 };
@@ -30,6 +33,37 @@ fn a_setting_that_is_taken_back_is_forgotten_though_its_value_stays() {
     file.write("[timeout]\ntotal = \"10s\"\n[body_limit]\nmax = \"1 MiB\"\n");
     let reloaded = stack.reload().expect("valid");
     assert_eq!(reloaded.changed, ["timeout.total", "body_limit.max"]);
+}
+
+#[test]
+fn a_change_is_told_from_what_held_and_not_from_what_was_said() {
+    let lines = Lines::listen();
+    let text = "[back_pressure]\nlimit = 5\nmax_waiting = 1\n[rate_limit]\nquotas = \"3/h\"\nkey = \"everyone\"\n";
+    let file = File::of("from", text);
+    let stack = built(&file);
+    stack.limit().hold(NonZeroUsize::new(77).expect("above 0"));
+    stack.limit().set_waiting(Some(8), None);
+    let quotas = stack.rate_limit().expect("there are some");
+    let held = quotas.set_quotas("default", "4/h".parse::<Quotas>().expect("quotas"));
+    held.expect("there is room");
+    stack.timeout().set_head(Duration::from_secs(3));
+    file.write(
+        "[back_pressure]\nlimit = 6\nmax_waiting = 2\n[rate_limit]\nquotas = \"5/h\"\nkey = \"everyone\"\n[timeout]\nhead = \"9s\"\n",
+    );
+    stack.reload().expect("valid");
+    let told = lines.take_of("plimsoll::ops");
+    let told = told
+        .iter()
+        .map(|line| [&*line["setting"], &*line["from"], &*line["to"]]);
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            ["timeout.head", "3s", "9s"],
+            ["rate_limit.quotas", "4/h", "5/h"],
+            ["back_pressure.limit", "77", "6"],
+            ["back_pressure.max_waiting", "8", "2"],
+        ]
+    );
 }
 
 /// The file is as at the start again before the task that watches it has looked.
