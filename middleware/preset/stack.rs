@@ -225,13 +225,19 @@ impl Stack {
     }
 
     /// The router for a listener that only operators reach ([`Server::admin`]), with all that the stack knows: metrics,
-    /// health, and the page. Give it [controls](Ops::controls) and [`Ops::on_drain`] to change something there.
+    /// health, and the page; what is switched off is not there. Give it [controls](Ops::controls) and [`Ops::on_drain`] to change something there.
     pub fn ops(&self) -> Ops {
+        let on = |switch| self.parts.values().switch(switch);
         let mut ops = Ops::new()
             .health(self.health())
-            .limit(&self.parts.limit)
-            .connections(self.connections())
-            .failures(&self.parts.failures);
+            .connections(self.connections());
+        // A limit of the program's own may be held by other layers.
+        if on("back_pressure.enabled") || self.parts.program.limit {
+            ops = ops.limit(&self.parts.limit);
+        }
+        if on("access_log.enabled") {
+            ops = ops.failures(&self.parts.failures);
+        }
         if let Some(telemetry) = self.telemetry() {
             ops = ops.telemetry(telemetry);
         }
