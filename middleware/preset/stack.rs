@@ -225,7 +225,8 @@ impl Stack {
     }
 
     /// The router for a listener that only operators reach ([`Server::admin`]), with all that the stack knows: metrics,
-    /// health, and the page; what is switched off is not there. Give it [controls](Ops::controls) and [`Ops::on_drain`] to change something there.
+    /// health, and the page. What is switched off is not there. Give it [controls](Ops::controls) and [`Ops::on_drain`] to
+    /// change something.
     pub fn ops(&self) -> Ops {
         let on = |switch| self.parts.values().switch(switch);
         let mut ops = Ops::new()
