@@ -108,6 +108,23 @@ impl LimitHandle {
             .set_between(min.min(max).get(), max.max(min).get());
     }
 
+    /// Within what an adaptive limit finds itself, or will once it is no longer held; `None` of one that was made fixed.
+    pub fn between(&self) -> Option<(usize, usize)> {
+        let (min, max) = self.shared.look(|state| state.parts().0.between());
+        self.can_adapt().then_some((min as usize, max as usize))
+    }
+
+    /// How many calls may wait; `None` is found out.
+    pub fn max_waiting(&self) -> Option<usize> {
+        self.shared.look(|state| state.parts().1.bounds()).places
+    }
+
+    /// How long a call may wait; `None` is found out.
+    pub fn max_wait(&self) -> Option<Duration> {
+        let wait = self.shared.look(|state| state.parts().1.bounds()).wait?;
+        Some(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX))
+    }
+
     /// How many calls may wait from now on, and for how long: see [`Limit::max_waiting`] and [`Limit::max_wait`];
     /// `None` is found out. Nobody who waits already is sent away for it, but for the time that it may wait, which those
     /// who wait see when the next call comes or ends.
@@ -134,7 +151,7 @@ impl LimitHandle {
 
     /// Whether it finds itself: it was made adaptive and is not held.
     pub fn is_adaptive(&self) -> bool {
-        self.shared.look(super::state::State::adapts)
+        self.shared.look(|state| state.parts().0.adapts())
     }
 
     /// Whether it was made adaptive, held or not.

@@ -108,6 +108,10 @@ impl<T> Room<T> {
         self.bounds = bounds;
     }
 
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

@@ -342,8 +342,9 @@ impl<T> State<T> {
         self.controller.adapt(now);
     }
 
-    pub(super) fn adapts(&self) -> bool {
-        self.controller.adapts()
+    /// What steers the limit, and who waits.
+    pub(super) fn parts(&self) -> (&Controller, &Room<T>) {
+        (&self.controller, &self.room)
     }
 
     fn admit(&mut self, now: Seconds, caller: Option<usize>) -> Seat {

@@ -105,20 +105,38 @@ impl Parts {
         }
         let settings = told
             .iter()
-            .map(|(what, name)| format!("{what} {}", self.shown(&values, name)));
+            .map(|(what, name)| format!("{what} {}", self.held(&values, name)));
         let settings: Vec<String> = settings.collect();
         format!("on: {}", settings.join(", "))
     }
 
-    /// A setting as it holds: the program may have changed it by the layer's own handle.
-    fn shown(&self, values: &Values, name: &'static str) -> String {
+    /// A setting as it holds: the program or an operator may have changed it by a handle.
+    pub(super) fn held(&self, values: &Values, name: &'static str) -> String {
         let (timeout, body_limit) = (&self.layers.timeout, &self.layers.body_limit);
+        let (limit, rate_limit) = (&self.limit, &self.rate_limit);
         let time = |time: Option<Duration>| time.map_or(Value::None, Value::Time);
-        let value = match name {
-            "timeout.head" => time(timeout.current_head()),
-            "timeout.total" => time(timeout.current_total()),
-            "timeout.idle" => time(timeout.current_idle()),
-            "body_limit.max" => Value::Size(body_limit.max_bytes()),
+        let count = |calls: usize| Value::Count(u64::try_from(calls).unwrap_or(u64::MAX));
+        let value = match (name, rate_limit, limit.between()) {
+            ("log.filter", ..) => match &self.log {
+                Some(logged) => return logged.log.filter(),
+                None => return values.shown(name).to_string(),
+            },
+            ("timeout.head", ..) => time(timeout.current_head()),
+            ("timeout.total", ..) => time(timeout.current_total()),
+            ("timeout.idle", ..) => time(timeout.current_idle()),
+            ("rate_limit.quotas", Some(handle), _) => match handle.quotas(handle.policy()) {
+                Some(quotas) => Value::Quotas(quotas),
+                None => Value::None,
+            },
+            ("rate_limit.dry_run", Some(handle), _) => Value::Switch(handle.is_dry_run()),
+            ("back_pressure.limit", ..) if limit.is_adaptive() => Value::Word("adaptive"),
+            ("back_pressure.limit", ..) => count(limit.limit()),
+            ("back_pressure.min", _, Some((min, _))) => count(min),
+            ("back_pressure.max", _, Some((_, max))) => count(max),
+            ("back_pressure.max_waiting", ..) => limit.max_waiting().map_or(Value::None, count),
+            ("back_pressure.max_wait", ..) => time(limit.max_wait()),
+            ("back_pressure.dry_run", ..) => Value::Switch(limit.is_dry_run()),
+            ("body_limit.max", ..) => Value::Size(body_limit.max_bytes()),
             _ => return values.shown(name).to_string(),
         };
         value.to_string()
@@ -153,7 +171,8 @@ impl Parts {
             "of the program".to_owned()
         } else if handle.is_adaptive() {
             let (min, max) = ("back_pressure.min", "back_pressure.max");
-            format!("adaptive, {} to {}", values.shown(min), values.shown(max))
+            let held = |name| self.held(&values, name);
+            format!("adaptive, {} to {}", held(min), held(max))
         } else if handle.can_adapt() {
             "held".to_owned()
         } else {
@@ -163,8 +182,8 @@ impl Parts {
             true => String::new(),
             false => format!(
                 ", may wait: {} calls, {}",
-                found_out(values.shown("back_pressure.max_waiting").to_string()),
-                found_out(values.shown("back_pressure.max_wait").to_string()),
+                found_out(self.held(&values, "back_pressure.max_waiting")),
+                found_out(self.held(&values, "back_pressure.max_wait")),
             ),
         };
         format!(

@@ -36,6 +36,7 @@ mod order;
 mod reload;
 mod stack;
 mod start;
+mod watch;
 
 use std::{env, ffi::OsString, path::PathBuf};
 
@@ -247,9 +248,11 @@ impl Setup {
 
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set = self.sources.program.iter().map(|(name, _)| name);
         f.debug_struct("Setup")
             .field("name", &self.name)
-            .field("set", &self.sources.program)
+            // Values may be secrets.
+            .field("set", &set.collect::<Vec<_>>())
             .field("config", &self.sources.path)
             .finish_non_exhaustive()
     }

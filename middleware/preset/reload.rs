@@ -1,30 +1,22 @@
 //! The file is read again, and what it says now holds.
 
-use std::{
-    sync::{
-        Arc, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
-
-use tokio::sync::Mutex;
 
 use super::{
     build::whole,
-    config::{ConfigError, Key, Sources, Values},
-    hangup::Hangup,
-    stack::{Logged, Parts, Stack},
+    config::{ConfigError, Key, Values},
+    stack::{Logged, Parts},
 };
 use crate::{
     context,
     gauge::{Gauges, Kind, Metric, Reading},
     ops::change,
-    task::{self, Task, supervise},
 };
 
-const TARGET: &str = "plimsoll::preset";
-const TASK: &str = "preset_reload";
+pub(super) const TARGET: &str = "plimsoll::preset";
 
 const RELOADS: Metric = Metric::new(
     "plimsoll.config.reloads",
@@ -81,16 +73,16 @@ impl Gauges for Reloads {
 }
 
 impl Parts {
-    /// Takes what the file says now, or nothing of it. One at a time, or what was read first might hold last.
-    pub(super) fn reload(
+    /// Takes what the file says, or nothing of it. For whoever has its turn.
+    pub(super) fn take(
         &self,
-        file: impl FnOnce() -> Result<Option<String>, ConfigError>,
+        file: Result<Option<String>, ConfigError>,
     ) -> Result<Reloaded, ConfigError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = file().and_then(|file| self.sources.values(file.as_deref(), self.program));
+        let sources = &self.watched.sources;
+        let told = file.and_then(|file| sources.values(file.as_deref(), self.program));
         match told {
             Ok(told) => {
-                let reloaded = self.take(&told);
+                let reloaded = self.change(&told);
                 self.reloads.counts.applied.fetch_add(1, Ordering::Relaxed);
                 Ok(reloaded)
             }
@@ -109,12 +101,13 @@ impl Parts {
         }
     }
 
-    fn take(&self, told: &Values) -> Reloaded {
+    fn change(&self, told: &Values) -> Reloaded {
         let mut values = self.values();
         let mut reloaded = Reloaded {
             changed: Vec::new(),
             needs_restart: Vec::new(),
         };
+        values.adopt_origins(told);
         let changes = values.changes(told).filter(|key| self.has(key));
         let changes: Vec<&'static Key> = changes.collect();
         // What waits for a restart may be what makes the rest right: then all of it waits.
@@ -125,7 +118,7 @@ impl Parts {
         let agree = next.check(self.program).is_ok();
         for key in &changes {
             if agree && self.is_applicable(key, told) {
-                let (from, to) = (values.shown(key.name), told.shown(key.name));
+                let (from, to) = (self.held(&values, key.name), told.shown(key.name));
                 change::tell("file", key.name, &from, &to);
                 values.adopt(key, told);
                 reloaded.changed.push(key.name);
@@ -135,7 +128,7 @@ impl Parts {
                     event = "setting_needs_restart",
                     stack = self.name,
                     setting = key.name,
-                    now = %values.shown(key.name),
+                    now = self.held(&values, key.name),
                     wanted = %told.shown(key.name),
                     "the setting holds after a restart"
                 );
@@ -238,137 +231,8 @@ impl Parts {
     }
 }
 
-/// Watches the file, if there is one and a runtime to do so.
-pub(super) fn watch(stack: &Stack, file: Option<String>) {
-    let parts = &stack.parts;
-    let values = parts.values();
-    let every = values.time("reload.every").unwrap_or(Duration::MAX);
-    let wanted = file.is_some() && values.switch("reload.enabled");
-    drop(values);
-    if !wanted {
-        return;
-    }
-    let hangup = tokio::runtime::Handle::try_current()
-        .map_err(|error| error.to_string())
-        .and_then(|_| Hangup::new().map_err(|error| error.to_string()));
-    match hangup {
-        Ok(hangup) => {
-            let watcher = Arc::new(Mutex::new((Watcher::new(Ok(file)), hangup)));
-            let of = Arc::downgrade(parts);
-            let sources = Arc::clone(&parts.sources);
-            let task = supervise(TASK, move || {
-                run(
-                    of.clone(),
-                    Arc::clone(&sources),
-                    Arc::clone(&watcher),
-                    every,
-                )
-            });
-            parts.watch.get_or_init(|| Watch(task));
-        }
-        Err(error) => tracing::warn!(
-            target: TARGET,
-            event = "config_not_watched",
-            stack = parts.name,
-            error,
-            "the configuration is not watched for changes"
-        ),
-    }
-}
-
-/// The task that watches. It ends when this is dropped, with the stack.
-#[derive(Debug)]
-pub(super) struct Watch(Task<()>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What was taken last is known also to a task that begins again.
-async fn run(
-    parts: Weak<Parts>,
-    sources: Arc<Sources>,
-    watcher: Arc<Mutex<(Watcher, Hangup)>>,
-    every: Duration,
-) {
-    let mut held = watcher.lock().await;
-    let (watcher, hangup) = &mut *held;
-    loop {
-        let asked = tokio::select! {
-            () = tokio::time::sleep(every) => false,
-            () = hangup.next() => true,
-        };
-        // A file system that hangs holds up this task and its thread, and nothing else.
-        let reading = Arc::clone(&sources);
-        let Ok(file) = task::blocking(TASK, move || reading.read()).await else {
-            // It panicked or had no thread, and was told of.
-            continue;
-        };
-        let Some(parts) = parts.upgrade() else {
-            // Whoever gives up the last of it ends this task too.
-            return std::future::pending().await;
-        };
-        let content = match &file {
-            Ok(text) => Ok(text.clone()),
-            Err(error) => Err(error.to_string()),
-        };
-        let emptied = !asked && watcher.empties(&content);
-        if watcher.takes(content, asked) {
-            let file = match emptied {
-                true => Err(sources.emptied()),
-                false => file,
-            };
-            // What is wrong has been told.
-            // swallow: plimsoll.config.reloads the line and the count tell of it
-            let _told = parts.reload(|| file);
-        }
-    }
-}
-
-/// A file, or why it cannot be read.
-type Content = Result<Option<String>, String>;
-
-/// Whether a file is to be taken. The content decides, not its time: that may be coarse, and a file that is moved into
-/// place may be older than the one before.
-struct Watcher {
-    taken: Content,
-    before: Content,
-}
-
-impl Watcher {
-    fn new(taken: Content) -> Self {
-        Self {
-            before: taken.clone(),
-            taken,
-        }
-    }
-
-    /// Whether there was a configuration, and now there is an empty file: of a full disk, or an editor that died.
-    fn empties(&self, content: &Content) -> bool {
-        let says = |content: &Content| match content {
-            Ok(Some(text)) => Some(!text.trim().is_empty()),
-            _ => None,
-        };
-        says(content) == Some(false) && says(&self.taken) != Some(false)
-    }
-
-    /// Whether this is new. Unless somebody asked, it must have been the same the last time: it may be half written.
-    fn takes(&mut self, content: Content, asked: bool) -> bool {
-        let is_whole = asked || content == self.before;
-        let takes = asked || (is_whole && content != self.taken);
-        if takes {
-            self.taken = content.clone();
-        }
-        self.before = content;
-        takes
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::preset::config::KEYS;
 
     /// In one schedule, for the table of callers has a scheduler's locks in tests of the library.
@@ -388,31 +252,5 @@ mod tests {
         let live = KEYS.iter().filter(|key| key.live);
         let applied = live.map(|key| stack.parts.apply(key.name, &values));
         assert!(applied.count() > 10);
-    }
-
-    #[test]
-    fn a_file_is_taken_once_it_stays_the_same() {
-        let is = |text: &str| Ok(Some(text.to_owned()));
-        let gone = || Err("gone".to_owned());
-        let mut watcher = Watcher::new(is("a"));
-        for (content, asked, takes) in [
-            (is("a"), false, false),
-            (is("ab"), false, false),
-            (is("abc"), false, false),
-            (is("abc"), false, true),
-            (is("abc"), false, false),
-            // Moved away and back: nothing has changed.
-            (gone(), false, false),
-            (is("abc"), false, false),
-            (gone(), false, false),
-            (gone(), false, true),
-            (gone(), false, false),
-            // Somebody says that it is whole.
-            (is("d"), true, true),
-            (is("d"), false, false),
-            (is("d"), true, true),
-        ] {
-            assert_eq!(watcher.takes(content.clone(), asked), takes, "{content:?}");
-        }
     }
 }

@@ -16,9 +16,10 @@ use tower_service::Service;
 use super::{
     build,
     client::Client,
-    config::{ConfigError, Program, Sources, Values},
+    config::{ConfigError, Program, Values},
     describe::LAYERS,
-    reload::{Reloaded, Reloads, Watch},
+    reload::{Reloaded, Reloads},
+    watch::{Watch, Watched},
 };
 use crate::{
     limit::LimitHandle,
@@ -107,11 +108,9 @@ pub(super) struct Parts {
     pub(super) reloads: Reloads,
     /// As they hold now.
     pub(super) values: Mutex<Values>,
-    pub(super) sources: Arc<Sources>,
+    pub(super) watched: Arc<Watched>,
     pub(super) program: Program,
     pub(super) watch: OnceLock<Watch>,
-    /// Of those who ask for a reload.
-    pub(super) turn: Mutex<()>,
     // In the order in which they end.
     pub(super) telemetry: Option<Telemetry>,
     pub(super) log: Option<Logged>,
@@ -226,13 +225,20 @@ impl Stack {
     }
 
     /// The router for a listener that only operators reach ([`Server::admin`]), with all that the stack knows: metrics,
-    /// health, and the page. Give it [controls](Ops::controls) and [`Ops::on_drain`] to change something there.
+    /// health, and the page. What is switched off is not there. Give it [controls](Ops::controls) and [`Ops::on_drain`] to
+    /// change something.
     pub fn ops(&self) -> Ops {
+        let on = |switch| self.parts.values().switch(switch);
         let mut ops = Ops::new()
             .health(self.health())
-            .limit(&self.parts.limit)
-            .connections(self.connections())
-            .failures(&self.parts.failures);
+            .connections(self.connections());
+        // A limit of the program's own may be held by other layers.
+        if on("back_pressure.enabled") || self.parts.program.limit {
+            ops = ops.limit(&self.parts.limit);
+        }
+        if on("access_log.enabled") {
+            ops = ops.failures(&self.parts.failures);
+        }
         if let Some(telemetry) = self.telemetry() {
             ops = ops.telemetry(telemetry);
         }
@@ -257,11 +263,13 @@ impl Stack {
     /// same for as long as it is looked at (`reload.every`), and at once on SIGHUP. Each change is a line
     /// `event="setting_changed"`; a setting that needs a restart is a WARN `event="setting_needs_restart"`.
     ///
+    /// It blocks while it reads the file, and while another reload does: call it on a thread where that may be.
+    ///
     /// # Errors
     ///
     /// [`ConfigError`], and nothing is changed. It is also a line `event="config_rejected"`, and counted.
     pub fn reload(&self) -> Result<Reloaded, ConfigError> {
-        self.parts.reload(|| self.parts.sources.read())
+        self.parts.reload()
     }
 
     /// How often the file was read again, and what came of it.

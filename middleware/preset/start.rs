@@ -12,8 +12,9 @@ use super::{
     Setup,
     build::{self, Ingredients},
     config::{ConfigError, Program, Sources, Values},
-    reload::{self, Reloads},
+    reload::Reloads,
     stack::{Logged, Parts, Stack},
+    watch::{self, Watched},
 };
 use crate::{
     log,
@@ -44,8 +45,8 @@ impl Setup {
         let telemetry = on.then(|| self.start_telemetry(&values)).transpose();
         let telemetry = telemetry.map_err(StartError::Telemetry)?;
         let log = log.map(|log| Logged { log, own_filter });
-        let stack = self.assemble(sources, values, log, telemetry);
-        reload::watch(&stack, file);
+        let stack = self.assemble(Watched::new(sources, file), values, log, telemetry);
+        watch::watch(&stack);
         Ok(stack)
     }
 
@@ -57,8 +58,8 @@ impl Setup {
     /// [`StartError::Config`].
     pub fn build(mut self) -> Result<Stack, StartError> {
         let sources = self.all_sources();
-        let (_, values) = self.values(&sources)?;
-        Ok(self.assemble(sources, values, None, None))
+        let (file, values) = self.values(&sources)?;
+        Ok(self.assemble(Watched::new(sources, file), values, None, None))
     }
 
     fn program(&self) -> Program {
@@ -105,7 +106,7 @@ impl Setup {
 
     fn assemble(
         self,
-        sources: Sources,
+        watched: Watched,
         values: Values,
         log: Option<Logged>,
         telemetry: Option<Telemetry>,
@@ -138,10 +139,9 @@ impl Setup {
             failures,
             reloads,
             values: Mutex::new(values),
-            sources: Arc::new(sources),
+            watched: Arc::new(watched),
             program,
             watch: OnceLock::new(),
-            turn: Mutex::default(),
             log,
             telemetry,
         })

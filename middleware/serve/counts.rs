@@ -230,6 +230,11 @@ impl Connections {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a server among them: otherwise nobody counts, and what they tell means nothing.
+    pub(crate) fn are_counted(&self) -> bool {
+        !self.servers().is_empty()
+    }
+
     /// Connections that are open.
     pub fn open(&self) -> usize {
         self.servers().iter().map(|counts| counts.open()).sum()
@@ -250,13 +255,16 @@ impl Connections {
     }
 }
 
-/// `plimsoll.connections.open` and `plimsoll.connections.closed` by reason.
+/// `plimsoll.connections.open` and `plimsoll.connections.closed` by reason, once there is a server.
 impl Gauges for Connections {
     fn metrics(&self) -> &'static [Metric] {
         const { &[OPEN, CLOSED] }
     }
 
     fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        if !self.are_counted() {
+            return;
+        }
         let open = u64::try_from(self.open()).unwrap_or(u64::MAX);
         tell(Reading::new(&OPEN, open));
         for reason in Closed::ALL {

@@ -47,7 +47,7 @@ enum Signal {
 ///
 /// What is not set here comes from the standard `OTEL_*` variables; `docs/telemetry.md` lists them. Metrics can always be
 /// scraped; over OTLP both are exported if an endpoint is set, here or by `OTEL_EXPORTER_OTLP_ENDPOINT`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "nothing is exported until `init`"]
 pub struct Setup {
     resource: Vec<KeyValue>,
@@ -221,6 +221,30 @@ impl Setup {
         }
     }
 
+    /// Why an exporter could not be made, without the endpoint: it may hold a password.
+    fn unmade(&self, signal: Signal, source: ExporterBuildError) -> SetupError {
+        let (_, endpoint, _) = signal.variables();
+        let known = [self.endpoint.clone(), set(endpoint), set(ENDPOINT)];
+        let known: Vec<String> = known.into_iter().flatten().collect();
+        let hidden = |mut text: String| {
+            for url in known.iter().map(|url| url.trim_end_matches('/')) {
+                if !url.is_empty() {
+                    text = text.replace(url, "..");
+                }
+            }
+            text
+        };
+        let source = match source {
+            ExporterBuildError::InvalidConfiguration(text) => {
+                ExporterBuildError::InvalidConfiguration(hidden(text))
+            }
+            ExporterBuildError::InternalFailure(text) => {
+                ExporterBuildError::InternalFailure(hidden(text))
+            }
+        };
+        SetupError::Exporter { source }
+    }
+
     fn span_exporter(&self, protocol: Otlp) -> Result<SpanExporter, SetupError> {
         let builder = SpanExporter::builder();
         let built = match (protocol, &self.endpoint) {
@@ -234,7 +258,7 @@ impl Setup {
                 builder.with_http().with_endpoint(url).build()
             }
         };
-        built.map_err(|source| SetupError::Exporter { source })
+        built.map_err(|source| self.unmade(Signal::Traces, source))
     }
 
     fn metric_exporter(&self, protocol: Otlp) -> Result<MetricExporter, SetupError> {
@@ -250,7 +274,7 @@ impl Setup {
                 builder.with_http().with_endpoint(url).build()
             }
         };
-        built.map_err(|source| SetupError::Exporter { source })
+        built.map_err(|source| self.unmade(Signal::Metrics, source))
     }
 }
 
@@ -275,6 +299,18 @@ impl Signal {
                 "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
             ),
         }
+    }
+}
+
+/// Without the endpoint, which may hold a password.
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("resource", &self.resource)
+            .field("protocol", &self.protocol)
+            .field("max_series", &self.max_series)
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
     }
 }
 

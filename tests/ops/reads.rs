@@ -22,6 +22,7 @@ use plimsoll::{
         Controls, Ops,
         health::{Check, Health},
     },
+    serve::{Connections, Server},
     server::access_log::Failures,
 };
 use serde_json::{Value, json};
@@ -230,6 +231,27 @@ async fn the_history_is_there_for_whoever_comes_late_and_grows_no_further() {
         "{route}"
     );
     assert!(status.to_string().len() < 40_000);
+}
+
+/// Neither good news nor bad.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_counts_is_not_told_as_none() {
+    let telemetry = telemetry();
+    let connections = Connections::new();
+    let operators = Ops::new().telemetry(&telemetry).connections(&connections);
+    let operators = operators.routes();
+    sampled().await;
+    let status = status_of(&operators).await;
+    assert_eq!(status["calls"]["in_flight"], Value::Null);
+    assert_eq!(status["calls"]["rate"], Value::Null);
+    for unknown in ["routes", "rejections", "trouble", "connections"] {
+        assert_eq!(status[unknown], Value::Null, "{unknown}");
+    }
+    let last = &status["samples"][1];
+    assert_eq!((&last[2], &last[6]), (&Value::Null, &Value::Null));
+    drop(Server::new(axum::Router::new()).count_in(&connections));
+    let status = status_of(&operators).await;
+    assert_eq!(status["connections"]["open"], 0);
 }
 
 #[tokio::test(start_paused = true)]

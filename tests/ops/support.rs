@@ -22,7 +22,7 @@ use plimsoll::{
         Controls, Ops,
         health::{Check, Health},
     },
-    serve::Connections,
+    serve::Server,
     server::{
         access_log::{AccessLogLayer, Failures},
         load_shed::LoadShedLayer,
@@ -99,7 +99,7 @@ pub(crate) fn open_with(controls: Option<Controls>) -> Shop {
         .health(&health)
         .limit(&limit.handle())
         .rate_limit(&rate_limit.handle())
-        .connections(&Connections::new())
+        .connections(&Server::new(Router::new()).connections())
         .failures(&failures)
         .layer("timeout", || format!("on: 30 s {CANARY}"))
         .on_drain(move || {

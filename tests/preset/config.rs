@@ -5,8 +5,9 @@ use std::{error::Error as _, fs, path::PathBuf};
 use plimsoll::{
     caller::Key,
     limit::Limit,
-    preset::{self, Origin, Setup, Stack, StartError},
+    preset::{self, Origin, Part, Setup, Stack, StartError},
     server::rate_limit::Quota,
+    telemetry::{self, Otlp},
 };
 
 /// A file of this test's own.
@@ -340,6 +341,32 @@ fn what_the_program_says_wrong_is_told_as_well() {
         assert_eq!((error.key(), error.origin()), (key, &Origin::Program));
         assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+/// Neither of an endpoint that is wrong, nor of one that the exporters refuse: they have no TLS.
+#[tokio::test]
+async fn no_secret_of_an_endpoint_is_told() {
+    let none: [(&str, &str); 0] = [];
+    let name = "telemetry.otlp_endpoint";
+    let shop = || preset::server("shop").variables(none).without(Part::Log);
+    let wrong = shop().set(name, "http://me:hunter2^@h");
+    let known = telemetry::Setup::new().otlp_endpoint("https://me:hunter2@h/");
+    let known = known.otlp_protocol(Otlp::Grpc);
+    for printed in [format!("{wrong:?}"), format!("{known:?}")] {
+        assert!(!printed.contains("hunter"), "{printed}");
+    }
+    let error = wrong.start().expect_err("it is no URL");
+    let printed = format!("{error:?}");
+    assert!(
+        printed.contains(name) && !printed.contains("hunter"),
+        "{printed}"
+    );
+    let error = shop().telemetry(known).start().expect_err("it cannot");
+    let printed = format!("{error:?}");
+    assert!(
+        printed.contains("TLS") && !printed.contains("hunter"),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -10,4 +10,6 @@ mod live;
 mod off;
 mod pages;
 mod reload;
+mod shown;
 mod stack;
+mod turns;

@@ -26,17 +26,17 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn shop(file: &File) -> Setup {
+pub(crate) fn shop(file: &File) -> Setup {
     let none: [(&str, &str); 0] = [];
     preset::server("shop").config(&file.path).variables(none)
 }
 
-fn built(file: &File) -> Stack {
+pub(crate) fn built(file: &File) -> Stack {
     shop(file).build().expect("nothing is wrong with it")
 }
 
 /// With the task that watches the file, and nothing that is global.
-fn watched(file: &File) -> Stack {
+pub(crate) fn watched(file: &File) -> Stack {
     let setup = shop(file).without(Part::Log).without(Part::Telemetry);
     setup.start().expect("nothing is wrong with it")
 }
@@ -53,7 +53,7 @@ async fn ask(stack: &Stack) -> StatusCode {
     answer.expect("an answer").status()
 }
 
-fn events(lines: &Lines) -> Vec<(String, String)> {
+pub(crate) fn events(lines: &Lines) -> Vec<(String, String)> {
     let mut told = lines.take();
     told.retain(|line| ["plimsoll::preset", "plimsoll::ops"].contains(&line["target"].as_str()));
     let of = |line: &Line, name: &str| line.get(name).cloned().unwrap_or_default();
@@ -69,7 +69,7 @@ fn events(lines: &Lines) -> Vec<(String, String)> {
         .collect()
 }
 
-fn pairs<const N: usize>(all: [(&str, &str); N]) -> Vec<(String, String)> {
+pub(crate) fn pairs<const N: usize>(all: [(&str, &str); N]) -> Vec<(String, String)> {
     all.map(|(event, name)| (event.to_owned(), name.to_owned()))
         .into()
 }

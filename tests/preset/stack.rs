@@ -201,13 +201,21 @@ fn it_tells_what_holds_and_not_what_was_set() {
         found.map(|(_, state)| state).expect("it is there")
     };
     let stack = built(shop());
-    let held = NonZeroUsize::new(7).expect("above 0");
-    stack.limit().hold(held);
+    let calls = |number| NonZeroUsize::new(number).expect("above 0");
+    stack.limit().hold(calls(7));
     let limit = state(&stack, "back_pressure");
     assert!(limit.starts_with("on: limit 7 (held), "), "{limit}");
     assert!(stack.limit().adapt());
     let limit = state(&stack, "back_pressure");
     assert!(limit.contains("(adaptive, 1 to 1000000)"), "{limit}");
+    stack.limit().set_between(calls(3), calls(40));
+    stack
+        .limit()
+        .set_waiting(Some(9), Some(Duration::from_millis(250)));
+    let limit = state(&stack, "back_pressure");
+    assert!(limit.contains("(adaptive, 3 to 40)"), "{limit}");
+    let waits = ", may wait: 9 calls, 250ms";
+    assert!(limit.ends_with(waits), "{limit}");
     stack.timeout().set_head(Duration::from_secs(5));
     stack.timeout().set_total(Duration::from_secs(60));
     stack.timeout().set_idle(Duration::from_millis(1_500));

@@ -43,6 +43,15 @@ impl Controller {
         }
     }
 
+    /// Within what it moves by itself, or will once it is let go.
+    pub(in crate::limit) fn between(&self) -> (f64, f64) {
+        let tuning = match &self.kept {
+            Some(kept) if !self.tuning.adapts => kept,
+            _ => &self.tuning,
+        };
+        (tuning.min, tuning.max)
+    }
+
     /// Whether it moves by itself.
     pub(in crate::limit) fn adapts(&self) -> bool {
         self.tuning.adapts

@@ -28,7 +28,7 @@ const ROUTES: usize = 50;
 pub(super) struct Sample {
     number: u64,
     at: SystemTime,
-    /// Calls, errors and rejections a second; `None` without metrics, and in the first second.
+    /// Calls, errors and rejections a second; `None` while none is counted, and in the first second.
     rates: Option<[f64; 3]>,
     in_flight: Option<i64>,
     limits: Vec<Level>,
@@ -71,12 +71,13 @@ impl Board {
     ) {
         let number = self.next;
         self.next = number.saturating_add(1);
-        let in_flight = figures.as_ref().map(|figures| figures.in_flight);
+        let in_flight = figures.as_ref().and_then(|figures| figures.in_flight);
         if let Some(figures) = &figures {
             self.service = [figures.service.clone(), figures.version.clone()];
         }
         let rates = figures.and_then(|figures| {
-            let rates = self.marks.back().map(|last| {
+            let last = self.marks.back().filter(|_| in_flight.is_some());
+            let rates = last.map(|last| {
                 let faults: [fn(Fault) -> bool; 3] =
                     [|_| true, |f| f == Fault::Server, |f| f == Fault::Load];
                 faults.map(|with| {
@@ -117,6 +118,11 @@ impl Board {
         self.newest().map(|mark| &mark.figures)
     }
 
+    /// The same, if calls are counted in them.
+    pub(super) fn calls(&self) -> Option<&Figures> {
+        self.counted().map(|mark| &mark.figures)
+    }
+
     /// The last so many samples as rows: number, milliseconds of Unix time, rates of calls, errors and rejections,
     /// of each limit what it was, how many were in flight and how many waited; and all calls in flight.
     pub(super) fn samples(&self, last: usize) -> Value {
@@ -150,7 +156,7 @@ impl Board {
 
     /// How fast a count grew lately.
     pub(super) fn recent(&self, count: impl Fn(&Figures) -> u64) -> Option<f64> {
-        let (newest, before) = (self.newest()?, self.before(RATE)?);
+        let (newest, before) = (self.counted()?, self.before(RATE)?);
         let since = count(&newest.figures).saturating_sub(count(&before.figures));
         Some(per_second(
             since,
@@ -160,7 +166,7 @@ impl Board {
 
     /// Each route, those with most calls of the last minute first.
     pub(super) fn routes(&self) -> Option<Value> {
-        let newest = self.newest()?;
+        let newest = self.counted()?;
         let before = self.before(WINDOW);
         let known = |place: &Place| {
             let calls = before.and_then(|before| before.figures.routes.get(place));
@@ -223,6 +229,12 @@ impl Board {
         (newest.number.saturating_add(1) == self.next).then_some(newest)
     }
 
+    /// The same, if calls are counted: what was not there before was none.
+    fn counted(&self) -> Option<&Mark> {
+        self.newest()
+            .filter(|mark| mark.figures.in_flight.is_some())
+    }
+
     /// What was known so many samples before the newest, or the first that is known after that.
     fn before(&self, samples: u64) -> Option<&Mark> {
         let newest = self.newest()?.number;
@@ -251,6 +263,7 @@ mod tests {
 
     fn figures(calls: u64) -> Figures {
         Figures {
+            in_flight: Some(0),
             outcomes: [("ok".to_owned(), calls), ("shed".to_owned(), calls / 2)].into(),
             ..Figures::default()
         }
@@ -283,6 +296,31 @@ mod tests {
         assert_eq!(
             board.samples(usize::MAX).as_array().map(Vec::len),
             Some(SAMPLES)
+        );
+    }
+
+    /// As where the layer that counts is off: nobody knows, and nothing would be good news.
+    #[test]
+    fn while_no_call_is_counted_nothing_is_told_of_calls() {
+        let (mut board, now) = (Board::default(), Instant::now());
+        let mut second = |figures| {
+            board.push(now, SystemTime::UNIX_EPOCH, Some(figures), Vec::new());
+            (
+                board.rate(|_| true),
+                board.routes().is_some(),
+                board.calls().is_some(),
+            )
+        };
+        for _ in 0..2 {
+            assert_eq!(second(Figures::default()), (None, false, false));
+        }
+        assert_eq!(second(figures(1)), (Some(0.0), true, true));
+        assert_eq!(
+            board.samples(2),
+            json!([
+                [1, 0, null, null, null, [], null],
+                [2, 0, 0.0, 0.0, 0.0, [], 0]
+            ])
         );
     }
 

@@ -49,7 +49,8 @@ fn trouble() -> [&'static str; 11] {
 pub(super) struct Figures {
     pub(super) service: Option<String>,
     pub(super) version: Option<String>,
-    pub(super) in_flight: i64,
+    /// `None` while no call is counted: there was none yet, or there is no `MetricsLayer`, or one that is off.
+    pub(super) in_flight: Option<i64>,
     /// Calls that ended, by outcome.
     pub(super) outcomes: BTreeMap<String, u64>,
     pub(super) routes: BTreeMap<Place, Calls>,
@@ -161,7 +162,7 @@ impl Figures {
             IN_FLIGHT => {
                 if let AggregatedMetrics::I64(MetricData::Sum(sum)) = metric.data() {
                     let points = sum.data_points().map(|point| point.value());
-                    self.in_flight = points.fold(0, i64::saturating_add);
+                    self.in_flight = Some(points.fold(0, i64::saturating_add));
                 }
             }
             HTTP_DURATION => histograms(metric, |attribute, point| {

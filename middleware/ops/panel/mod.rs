@@ -173,7 +173,7 @@ impl Ops {
         self
     }
 
-    /// Shows these connections.
+    /// Shows these connections, once there is a server among them.
     pub fn connections(mut self, connections: &Connections) -> Self {
         self.parts.connections = Some(connections.clone());
         self

@@ -121,6 +121,8 @@ impl Parts {
             .collect();
         let failures = self.failures.as_ref().map(|failures| failures.last());
         let failures = failures.map(|last| last.iter().map(failure).collect::<Value>());
+        let counted = self.connections.as_ref();
+        let counted = counted.filter(|connections| connections.are_counted());
         let up = clock::now().saturating_duration_since(self.started);
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let [name, version] = board.service();
@@ -152,7 +154,7 @@ impl Parts {
             "rejections": rejections(&board),
             "limits": limits,
             "rate_limits": rate_limits,
-            "connections": self.connections.as_ref().map(connections),
+            "connections": counted.map(connections),
             "failures": failures,
             "layers": layers,
             "tasks": tasks(),
@@ -164,7 +166,7 @@ impl Parts {
 
 fn calls(board: &Board) -> Value {
     let rate = |with: fn(Fault) -> bool| board.rate(with).map(rounded);
-    let figures = board.figures();
+    let figures = board.calls();
     json!({
         "in_flight": figures.map(|figures| figures.in_flight),
         "rate": rate(|_| true),
@@ -175,7 +177,7 @@ fn calls(board: &Board) -> Value {
 }
 
 fn rejections(board: &Board) -> Option<Value> {
-    let figures = board.figures()?;
+    let figures = board.calls()?;
     let reasons = figures.outcomes.iter().filter(|(label, count)| {
         **count > 0 && matches!(Outcome::of_label(label), Some(Outcome::Rejected(_)))
     });
@@ -289,7 +291,12 @@ fn tasks() -> Value {
 }
 
 fn trouble(board: &Board) -> Option<Value> {
-    let trouble = board.figures()?.trouble.iter();
+    let trouble = board.figures()?.trouble.as_slice();
+    // Who counts calls also asks the parts that could have trouble: without that, none known is no good news.
+    if trouble.is_empty() && board.calls().is_none() {
+        return None;
+    }
+    let trouble = trouble.iter();
     let told = trouble.map(|trouble| {
         json!({
             "metric": trouble.metric,

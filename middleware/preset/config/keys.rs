@@ -1,6 +1,8 @@
 //! Every setting there is, once: its name, what it may be, what it is unless told otherwise, and whether it can be changed
 //! while the program runs.
 
+use tracing_subscriber::filter::Targets;
+
 use super::value::Kind;
 use crate::{preset::caller, server::rate_limit::TrustedProxies};
 
@@ -37,23 +39,28 @@ const fn live(name: &'static str, kind: Kind, default: &'static str) -> Key {
 }
 
 const LEVELS: Kind = Kind::Word(&["error", "warn", "info", "debug", "trace"]);
-const ANY: Kind = Kind::MaybeText(|_| Ok(()));
+const SINK: Kind = Kind::MaybeText(|text| match text {
+    "" => Err("`stdout`, `stderr`, the path of a file, or `none`".to_owned()),
+    _ => Ok(()),
+});
 const PEERS: Kind = Kind::MaybeText(|text| match text.parse::<TrustedProxies>() {
     Ok(_) => Ok(()),
     Err(error) => Err(format!("networks, as in `10.0.0.0/8, ::1`: {error}")),
 });
-const FILTER: Kind =
-    Kind::MaybeText(
-        |text| match text.parse::<tracing_subscriber::filter::Targets>() {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("a filter, as in `info,hyper=warn`: {error}")),
-        },
-    );
+const FILTER: Kind = Kind::MaybeText(|text| {
+    let expected = "a filter, as in `info,hyper=warn`";
+    match text.parse::<Targets>() {
+        // Nothing is a filter too, and lets errors through only: nobody means that.
+        Ok(_) if text.is_empty() => Err(format!("{expected}, or `none`")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{expected}: {error}")),
+    }
+});
 
 /// All of them. Sections bear the names of layers.
 pub(crate) static KEYS: &[Key] = &[
     fixed("log.enabled", Kind::Switch, "true"),
-    fixed("log.to", ANY, "none"),
+    fixed("log.to", SINK, "none"),
     live("log.filter", FILTER, "none"),
     fixed(
         "log.schema",

@@ -40,7 +40,7 @@ pub(crate) const CONFIG: &str = "PLIMSOLL_CONFIG";
 const OTHERS: [&str; 2] = [CONFIG, TOKEN];
 
 /// All that can tell a setting, as it was found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sources {
     /// Set by the program, the last of a name counts.
     pub(crate) program: Vec<(String, String)>,
@@ -167,6 +167,10 @@ impl Values {
                 "there is no such setting; `timeout.head` is PLIMSOLL_TIMEOUT_HEAD",
             ));
         };
+        // As OpenTelemetry says of its own.
+        if text.is_empty() {
+            return Ok(());
+        }
         match text.to_str() {
             Some(text) => self.set(key.name, &Written::Plain(text.to_owned()), origin),
             None => Err(ConfigError::new(key.name, &origin, "it is not UTF-8")),
@@ -280,6 +284,15 @@ impl Values {
     pub(crate) fn changes<'a>(&'a self, to: &'a Self) -> impl Iterator<Item = &'static Key> + 'a {
         KEYS.iter()
             .filter(|key| self.get(key.name) != to.get(key.name))
+    }
+
+    /// Where settings that are the same come from now: what somebody set can contradict what a default gives way to.
+    pub(crate) fn adopt_origins(&mut self, from: &Self) {
+        for key in KEYS {
+            if self.get(key.name) == from.get(key.name) {
+                self.adopt(key, from);
+            }
+        }
     }
 
     /// These, with one setting of the others.

@@ -80,6 +80,31 @@ fn a_variable_that_is_no_text_is_refused() {
     );
 }
 
+#[test]
+fn an_empty_variable_is_not_set_and_an_empty_text_is_wrong() {
+    let file =
+        "[telemetry]\notlp_endpoint = \"http://h\"\n[log]\nfilter = \"warn\"\nto = \"stderr\"\n";
+    let all = KEYS.iter().map(|key| (variable(key.name), OsString::new()));
+    let sources = Sources {
+        path: Some(PathBuf::from("plimsoll.toml")),
+        variables: all.collect(),
+        ..Sources::default()
+    };
+    let of = |file| sources.values(file, Program::default()).expect("valid");
+    assert!(KEYS.iter().all(|key| !of(None).is_set(key.name)));
+    for name in ["telemetry.otlp_endpoint", "log.filter", "log.to"] {
+        assert_eq!(
+            of(Some(file)).text(name),
+            read(file).expect("valid").text(name)
+        );
+        assert_eq!(of(None).text(name), None);
+        let (section, key) = parts(name);
+        let error = read(&format!("[{section}]\n{key} = \" \"")).expect_err("it is empty");
+        assert_eq!(error.key(), name);
+        assert!(error.to_string().contains("expected"), "{error}");
+    }
+}
+
 fn keys() -> impl Strategy<Value = String> {
     let known: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
     prop_oneof![8 => select(known), 1 => "[a-z_]{1,9}\\.[a-z_]{1,9}"]

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use http::Uri;
+
 use crate::server::rate_limit::Quotas;
 
 /// Longer than this no timer runs.
@@ -46,7 +48,7 @@ pub(crate) enum Kind {
     MaybeCount(u64),
     /// A whole number within these, for what takes memory at the start.
     Within(u64, u64),
-    /// Where something is to be sent, or `none`. User, password and query are not shown.
+    /// Where something is to be sent, or `none`. User, password and query are not shown, and nothing of what is no URL.
     MaybeUrl,
     /// `adaptive`, or a whole number above zero.
     Limit,
@@ -107,7 +109,10 @@ impl Kind {
         };
         understood.map_err(|why| {
             let expected = if why.is_empty() { self.expects() } else { why };
-            format!("expected {expected}, not {written}")
+            match self {
+                Self::MaybeUrl => format!("expected {expected}"),
+                _ => format!("expected {expected}, not {written}"),
+            }
         })
     }
 
@@ -159,7 +164,7 @@ impl Kind {
             Self::MaybeText(understands) => {
                 understands(text).map(|()| Value::Text(text.to_owned()))
             }
-            Self::MaybeUrl => Ok(Value::Url(text.to_owned())),
+            Self::MaybeUrl => whole(is_url(text).then(|| Value::Url(text.to_owned()))),
             Self::Switch
             | Self::Count(_)
             | Self::MaybeCount(_)
@@ -209,7 +214,7 @@ impl Kind {
             Self::Ratio(least, most) => format!("a number from {least} to {most}"),
             Self::Word(words) => format!("one of `{}`", words.join("`, `")),
             Self::Quotas => or_none("quotas, as in `100/s burst 50 and 1000/h`"),
-            Self::MaybeUrl => or_none("a URL"),
+            Self::MaybeUrl => or_none(URL),
             Self::MaybeText(_) => or_none("a text"),
         }
     }
@@ -217,6 +222,8 @@ impl Kind {
 
 const ADAPTIVE: &str = "adaptive";
 const TIME: &str = "a time above zero with its unit, as in `30s` (ms, s, m, h, d)";
+const URL: &str =
+    "a URL of HTTP, as in `http://collector:4318`, with user and password percent-encoded";
 const SIZE: &str = "a size with its unit, as in `2 MiB` (B, kB, MB, GB, KiB, MiB, GiB)";
 
 /// `30s`, `500 ms`.
@@ -253,17 +260,30 @@ fn in_unit(
     write!(f, "{number}{space}{name}")
 }
 
-/// Without what may be secret in it.
+/// Whether this is a URL of HTTP. What of a password is not encoded would be taken for a host or a path: it is refused.
+fn is_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else {
+        return false;
+    };
+    let marks = |text: &str| text.matches('@').count();
+    uri.authority().is_some_and(|authority| {
+        let place = authority.as_str().rsplit('@').next();
+        let is_whole = place == Some(authority.host()) || authority.port_u16().is_some();
+        is_whole && marks(text) == marks(authority.as_str())
+    }) && matches!(uri.scheme_str(), Some("http" | "https"))
+        && !text.contains('#')
+}
+
+/// Without what may be secret in it: all up to the last `@`, and what is asked.
 fn show_url(f: &mut fmt::Formatter<'_>, url: &str) -> fmt::Result {
-    let (url, query) = url.split_once(['?', '#']).unwrap_or((url, ""));
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    if !scheme.is_empty() {
-        write!(f, "{scheme}://")?;
-    }
-    let hidden = if host.len() < rest.len() { "..@" } else { "" };
-    let cut = if query.is_empty() { "" } else { "?.." };
-    write!(f, "{hidden}{host}{cut}")
+    let (hidden, rest) = rest
+        .rsplit_once('@')
+        .map_or(("", rest), |(_, rest)| ("..@", rest));
+    let (place, cut) = rest
+        .split_once(['?', '#'])
+        .map_or((rest, ""), |(place, _)| (place, "?.."));
+    write!(f, "{scheme}://{hidden}{place}{cut}")
 }
 
 /// As it can be read again, but for secrets.
@@ -401,6 +421,49 @@ mod tests {
             Kind::Limit.read(&text("adaptive")),
             Ok(Value::Word("adaptive"))
         );
+    }
+
+    #[test]
+    fn a_url_is_one_and_its_secrets_are_not_told() {
+        let read = |text: &str| Kind::MaybeUrl.read(&Written::Plain(text.to_owned()));
+        for (text, shown) in [
+            ("http://localhost:4318", "http://localhost:4318"),
+            ("HTTPS://[::1]/base", "HTTPS://[::1]/base"),
+            ("http://u:p%23w@h:80/v1?key=k", "http://..@h:80/v1?.."),
+            ("http://u:p@w@h", "http://..@h"),
+            ("http://h?k", "http://h?.."),
+            ("none", "none"),
+        ] {
+            assert_eq!(read(text).map(|url| url.to_string()), Ok(shown.into()));
+        }
+        for wrong in [
+            "",
+            "secret",
+            "secret:4317",
+            "//secret",
+            "ftp://secret",
+            "http://",
+            "http://secret:",
+            "http://user:secret",
+            "http://u:secret@",
+            "http://u:sec^ret@h",
+            "http://u:sec ret@h",
+            "http://u:secret\n@h",
+            // Whose host would be `u`.
+            "http://u:80#secret@h",
+            "http://u:80?secret@h",
+            "http://u:80/secret@h",
+        ] {
+            let error = read(wrong).expect_err(wrong);
+            assert!(error.starts_with("expected a URL of HTTP, "), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+            // And if it were taken: whatever stands before the last `@` is hidden.
+            let shown = Value::Url(wrong.to_owned()).to_string();
+            assert!(
+                !wrong.ends_with("@h") || !shown.contains("secret"),
+                "{shown}"
+            );
+        }
     }
 
     const KINDS: [Kind; 12] = [
