@@ -18,11 +18,11 @@ use super::{
     shared::Admitted,
     state::{Ask, Seat},
     wait::Wait,
+    window::Seconds,
 };
 use crate::{
     clock,
-    context::{Frame, Scope},
-    protocol::Protocol,
+    context::Scope,
     rejection::{Reason, Rejection, RetryHint},
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct Desk {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit {
     ask: Ask,
-    protocol: Protocol,
     now: Instant,
+    at: Seconds,
 }
 
 /// What becomes of a call that may wait.
@@ -98,11 +98,10 @@ impl Desk {
     #[inline]
     pub(crate) fn visit<B>(&self, request: &Request<B>, scope: &mut Scope) -> Visit {
         let now = clock::now();
-        let ask = self.rules.ask(request, scope, &self.shared);
         Visit {
-            ask,
-            protocol: scope.protocol(request),
+            ask: self.rules.ask(request, scope, &self.shared),
             now,
+            at: self.shared.seconds(now),
         }
     }
 
@@ -112,8 +111,8 @@ impl Desk {
         if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
             return self.refuse(visit, Reason::Shed, Some(gate));
         }
-        match self.shared.enter(visit.now, &visit.ask) {
-            Ok(seat) => Ok(self.admit(visit, seat, visit.now)),
+        match self.shared.enter(visit.at, &visit.ask) {
+            Ok(seat) => Ok(self.admit(visit, seat, visit.at)),
             Err(reason) => self.refuse(visit, reason, None),
         }
     }
@@ -129,8 +128,8 @@ impl Desk {
         if self.shared.is_dry() {
             return self.enter(&visit).map(Entered::Now);
         }
-        match Shared::enter_or_wait(&self.shared, visit.now, &visit.ask) {
-            Ok(Admitted::Now(seat)) => Ok(Entered::Now(self.admit(&visit, seat, visit.now))),
+        match Shared::enter_or_wait(&self.shared, visit.at, &visit.ask) {
+            Ok(Admitted::Now(seat)) => Ok(Entered::Now(self.admit(&visit, seat, visit.at))),
             Ok(Admitted::Later(wait)) => Ok(Entered::Later(Waiting { wait, visit })),
             Err(reason) => self.refuse(&visit, reason, None).map(Entered::Now),
         }
@@ -146,20 +145,21 @@ impl Desk {
     ) -> Result<Admission, Rejection> {
         let now = clock::now();
         let waited = now.saturating_duration_since(arrived);
-        scope.update(|frame: &mut Frame| frame.set_queued(self.shared.name, waited));
+        scope.tell(|frame| frame.set_queued(self.shared.name, waited));
+        let at = self.shared.seconds(now);
         match verdict {
-            Ok(seat) => Ok(self.admit(visit, seat, now)),
-            Err(reason) => Err(self.reject(visit, reason, None, now)),
+            Ok(seat) => Ok(self.admit(visit, seat, at)),
+            Err(reason) => Err(self.reject(visit, reason, None, at)),
         }
     }
 
-    fn admit(&self, visit: &Visit, seat: Seat, now: Instant) -> Admission {
+    #[inline]
+    fn admit(&self, visit: &Visit, seat: Seat, at: Seconds) -> Admission {
         let shared = Arc::clone(&self.shared);
-        let (protocol, streams) = (visit.protocol, visit.ask.streams);
         // Before anything is told: it comes back, should whoever hears of it panic.
-        let permit = Permit::new(shared, now, seat, protocol, streams);
+        let permit = Permit::new(shared, at, seat, visit.ask.streams);
         self.shared.tally.admits();
-        self.shared.report(false, now);
+        self.shared.report(false, at);
         Admission::of(permit)
     }
 
@@ -171,12 +171,12 @@ impl Desk {
         which: Option<&'static str>,
     ) -> Result<Admission, Rejection> {
         if !self.shared.is_dry() {
-            return Err(self.reject(visit, reason, which, visit.now));
+            return Err(self.reject(visit, reason, which, visit.at));
         }
         self.shared.tally.would_shed();
-        let seat = self.shared.force(visit.now, &visit.ask);
-        let admission = self.admit(visit, seat, visit.now);
-        self.shared.report(true, visit.now);
+        let seat = self.shared.force(visit.at, &visit.ask);
+        let admission = self.admit(visit, seat, visit.at);
+        self.shared.report(true, visit.at);
         Ok(admission)
     }
 
@@ -185,10 +185,10 @@ impl Desk {
         visit: &Visit,
         reason: Reason,
         which: Option<&'static str>,
-        now: Instant,
+        at: Seconds,
     ) -> Rejection {
         self.shared.tally.rejects(reason, visit.ask.priority);
-        self.shared.report(true, now);
+        self.shared.report(true, at);
         let rejection = Rejection::new(reason, self.layer);
         let rejection = match which {
             Some(which) => rejection.with_which(which),
