@@ -227,6 +227,7 @@ impl<S: Subscriber> tracing_subscriber::Layer<S> for Fragile {
 #[tokio::test]
 async fn a_subscriber_that_panics_leaves_no_call_behind_on_its_thread() {
     let subscriber = tracing_subscriber::registry().with(Fragile::new(true, false));
+    common::lines::others_may_listen();
     let _listening = tracing::subscriber::set_default(subscriber);
     let mut service =
         AccessLogLayer::new()
@@ -242,6 +243,7 @@ async fn a_subscriber_that_panics_leaves_no_call_behind_on_its_thread() {
 #[tokio::test]
 async fn a_subscriber_that_panics_at_the_line_of_a_call_leaves_its_answer() {
     let subscriber = tracing_subscriber::registry().with(Fragile::new(false, true));
+    common::lines::others_may_listen();
     let _listening = tracing::subscriber::set_default(subscriber);
     let service = AccessLogLayer::new().layer(service_fn(|_: Request<Body>| async {
         let steps = [Step::Data(b"ok")];

@@ -28,9 +28,12 @@ use plimsoll::{
     telemetry::{Otlp, Setup, SetupError, Telemetry},
 };
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_stream::wrappers::TcpListenerStream;
 use tower::ServiceExt;
+
+/// Longer than any export takes that ends.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a collector was sent.
 #[derive(Clone, Default)]
@@ -178,10 +181,7 @@ async fn exports_all_at_the_shutdown(protocol: Otlp, received: Received, url: St
     for number in 0..3 {
         get_text(&app, &format!("/orders/{number}")).await;
     }
-    telemetry
-        .shutdown(Duration::from_secs(5))
-        .await
-        .expect("all is exported");
+    telemetry.shutdown(PATIENCE).await.expect("all is exported");
     assert_eq!(received.span_names(), ["GET /orders/{id}"; 3]);
     let metrics = received.metric_names();
     for name in [
@@ -215,7 +215,8 @@ async fn exports_over_http() {
     exports_all_at_the_shutdown(Otlp::Http, received, url).await;
 }
 
-#[tokio::test]
+/// On a paused clock, on which a call takes no time.
+#[tokio::test(start_paused = true)]
 async fn a_scraper_gets_prometheus_text() {
     let telemetry = Setup::new().service("reception").init().expect("set up");
     let app = app(&telemetry);
@@ -231,10 +232,9 @@ async fn a_scraper_gets_prometheus_text() {
         assert!(text.lines().any(|known| known == line), "{line}\n{text}");
     }
     assert!(text.contains("service_name=\"reception\""));
-    telemetry
-        .shutdown(Duration::from_secs(5))
-        .await
-        .expect("nothing is lost");
+    // The exporters have a thread of their own, for which no clock stands still.
+    tokio::time::resume();
+    telemetry.shutdown(PATIENCE).await.expect("nothing is lost");
 }
 
 #[tokio::test]
@@ -260,10 +260,7 @@ async fn scrapers_that_do_not_read_are_limited() {
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     drop(unread);
     assert_eq!(get_text(&app, "/metrics").await.0, StatusCode::OK);
-    telemetry
-        .shutdown(Duration::from_secs(5))
-        .await
-        .expect("nothing is lost");
+    telemetry.shutdown(PATIENCE).await.expect("nothing is lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,15 +293,18 @@ async fn a_collector_that_hangs_loses_no_more_than_is_said() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_is_counted() {
-    let (listener, url) = bind().await;
-    drop(listener);
+    // The port is taken, so that nobody else gets it, and nobody listens.
+    let taken = TcpSocket::new_v4().expect("a socket");
+    let free = "127.0.0.1:0".parse().expect("an address");
+    taken.bind(free).expect("a port");
+    let url = format!("http://{}", taken.local_addr().expect("an address"));
     let telemetry = Setup::new()
         .otlp_endpoint(url)
         .otlp_protocol(Otlp::Http)
         .init()
         .expect("set up");
     telemetry.tracer().start("work").end();
-    let error = telemetry.shutdown(Duration::from_secs(30)).await;
+    let error = telemetry.shutdown(PATIENCE).await;
     let error = error.expect_err("nobody is there").to_string();
     assert!(error.contains("1 spans lost"), "{error}");
 }

@@ -109,7 +109,8 @@ impl LimitHandle {
     }
 
     /// How many calls may wait from now on, and for how long: see [`Limit::max_waiting`] and [`Limit::max_wait`];
-    /// `None` is found out. Nobody who waits already is sent away for it, but for the time that it may wait.
+    /// `None` is found out. Nobody who waits already is sent away for it, but for the time that it may wait, which those
+    /// who wait see when the next call comes or ends.
     ///
     /// [`Limit::max_waiting`]: super::Limit::max_waiting
     /// [`Limit::max_wait`]: super::Limit::max_wait

@@ -10,6 +10,9 @@ const MEMORY: u32 = 200;
 /// What is seen between neighbouring windows weighs so much each time.
 const OBSERVED: f64 = 0.05;
 
+/// So many calls that nobody waited for, for each that ended, leave nothing to conclude from.
+const MOST_CANCELLED: u32 = 10;
+
 /// A stretch of time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Window {
@@ -22,6 +25,8 @@ pub(super) struct Window {
     pub(super) ended: u32,
     /// How many of them were errors.
     errors: u32,
+    /// Calls that nobody waited for.
+    cancelled: u32,
 }
 
 /// What a window tells, by Little's law.
@@ -65,6 +70,16 @@ impl Window {
         self.errors = self.errors.saturating_add(u32::from(is_error));
     }
 
+    /// Nobody waited for the end of a call: only the time until then is known.
+    pub(super) fn cancel(&mut self) {
+        self.cancelled = self.cancelled.saturating_add(1);
+    }
+
+    /// Whether so few of the calls came to their end that nothing is known of how long they take.
+    pub(super) fn is_mute(&self) -> bool {
+        self.cancelled / MOST_CANCELLED > self.ended
+    }
+
     /// A call that tells nothing of the service's work was in flight for this time: as if it had not been.
     pub(super) fn forget(&mut self, time: Seconds, now: Seconds) {
         // What lies before the window is in none.
@@ -77,6 +92,7 @@ impl Window {
         self.bound += other.bound;
         self.ended = self.ended.saturating_add(other.ended);
         self.errors = self.errors.saturating_add(other.errors);
+        self.cancelled = self.cancelled.saturating_add(other.cancelled);
     }
 
     pub(super) fn look(&self, now: Seconds) -> Look {

@@ -158,6 +158,7 @@ async fn a_subscriber_that_knows_spans_finds_each_call_in_one() {
     use tracing_subscriber::layer::SubscriberExt as _;
     let spans = Spans::default();
     let subscriber = tracing_subscriber::registry().with(spans.clone());
+    crate::common::lines::others_may_listen();
     let _guard = tracing::subscriber::set_default(subscriber);
     let layer = AccessLogLayer::new().call_span();
     let service = ServiceBuilder::new()

@@ -41,6 +41,7 @@ impl Subscriber for Touchy {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_panics_keeps_no_permit() {
+    crate::common::lines::others_may_listen();
     let (till, limit) = (Till::closed(), fixed(1));
     let handle = limit.handle();
     let mut service = till.behind(shedding(&limit));

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, channel::Channel};
-use plimsoll::{context::Priority, rejection::Reason, server::timeout::TimeoutLayer};
+use plimsoll::{
+    context::Priority, limit::LimitHandle, rejection::Reason, server::timeout::TimeoutLayer,
+};
 use tower::util::Either;
 
 use crate::{
@@ -44,12 +46,12 @@ async fn calls_wait_and_whoever_goes_away_leaves_the_room() {
         let limit = fixed(2).max_wait(BOUND);
         let world = World::new(server, speaks, waits(queueing(&limit))).await;
         let handle = limit.handle();
+        let of = |handle: &LimitHandle| (handle.in_flight(), handle.waiting());
         let calls: Vec<_> = (0..6).map(|_| world.spawn("One")).collect();
+        until(&handle, |handle| of(handle) == (2, 4)).await;
+        // Whoever comes after them waits.
         let leaves = world.spawn("One");
-        until(&handle, |handle| {
-            (handle.in_flight(), handle.waiting()) == (2, 5)
-        })
-        .await;
+        until(&handle, |handle| of(handle) == (2, 5)).await;
         leaves.abort();
         until(&handle, |handle| handle.waiting() == 4).await;
         world.gate.lets(6);
@@ -266,7 +268,9 @@ async fn a_handler_that_never_ends_gives_its_place_back_in_time() {
         let world = World::new(server, speaks, stack).await;
         world.assert_rejected(&world.ask("Never").await, Reason::Timeout);
         until_idle(&limit).await;
-        world.is_served().await;
+        // By the same limit, and in no hurry.
+        let patient = World::new(server, speaks, sheds(shedding(&limit))).await;
+        patient.is_served().await;
         assert_eq!(timeout.counts().head, 1, "{server:?} {speaks:?}");
     }
 }

@@ -129,11 +129,6 @@ impl Gate {
     pub(crate) fn lets(&self, calls: usize) {
         self.permits.add_permits(calls);
     }
-
-    /// Whether the next one need not wait.
-    pub(crate) fn is_open(&self) -> bool {
-        self.permits.available_permits() > 0
-    }
 }
 
 /// A server and one who calls it.

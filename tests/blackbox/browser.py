@@ -46,6 +46,7 @@ class Browser:
 
     def size(self, width, height):
         self.developer("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.until(f"window.innerWidth === {width} && window.innerHeight === {height}", f"it is {width} by {height}")
 
     def colours(self, scheme):
         """As `prefers-color-scheme` has it: `light` or `dark`."""
@@ -89,11 +90,14 @@ class Browser:
         return base64.b64decode(self.ask("GET", "/screenshot"))
 
 
+def driver(folder, port):
+    command = ["chromedriver", f"--port={port}", f"--log-path={folder / 'driver.log'}"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
+
+
 @contextmanager
 def browser(folder):
-    port = free_port()
-    command = ["chromedriver", f"--port={port}", f"--log-path={folder / 'driver.log'}"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent) as driver:
+    with free_port() as port, driver(folder, port) as running:
         try:
             asked_until(lambda: is_open(port), "chromedriver listens")
             window = Browser(port, folder)
@@ -102,4 +106,4 @@ def browser(folder):
             finally:
                 window.close()
         finally:
-            driver.terminate()
+            running.terminate()

@@ -1,6 +1,7 @@
 """Clients of each protocol. Each answers with an `Answer`; a call that is cut has `cut` set to how."""
 
 import base64
+import contextlib
 import http.client
 import io
 import itertools
@@ -18,7 +19,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 SERVICE = "/plimsoll.testbed.v1.Testbed/"
 numbers = itertools.count(1)
 
@@ -58,6 +59,10 @@ class Answer:
 
 
 # -- HTTP/1 by raw socket: nothing checks what is sent
+
+
+# Whoever closes while more is sent to it may have answered before: what there is of it is read all the same.
+until_it_closes = contextlib.suppress(BrokenPipeError, ConnectionResetError)
 
 
 def connect(address):
@@ -110,7 +115,8 @@ def http1(address, path, headers=(), method="GET", body=b""):
     """One call on a connection of its own."""
     extra = [("connection", "close")] + ([("content-length", str(len(body)))] if body else [])
     with connect(address) as sock:
-        sock.sendall(head(method, path, [*headers, *extra]) + body)
+        with until_it_closes:
+            sock.sendall(head(method, path, [*headers, *extra]) + body)
         return read_answer(sock, method)
 
 
@@ -153,7 +159,8 @@ class Http2:
 
     def flush(self):
         if data := self.connection.data_to_send():
-            self.sock.sendall(data)
+            with until_it_closes:
+                self.sock.sendall(data)
 
     def send(self, method, path, headers=(), body=None, end=True):
         as_bytes = lambda text: text if isinstance(text, bytes) else text.encode("latin-1")
@@ -358,7 +365,7 @@ def curl(address, path, *options):
     """curl's exit code and its output, head included."""
     url = f"http://{address[0]}:{address[1]}{path}"
     done = subprocess.run(
-        ["curl", "--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "20", *options, url], capture_output=True, check=False,
+        ["curl", "--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", str(PATIENCE), *options, url], capture_output=True, check=False,
     )
     head_text, _, body = done.stdout.partition(b"\r\n\r\n")
     lines = head_text.decode("latin-1").split("\r\n")

@@ -8,9 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
+from urllib.request import urlopen
 
 from programs import Said, asked_until, free_port, is_open
+from scrape import Scrape
 from server import PATIENCE, ROOT, TARGET, die_with_parent
 
 # The program of the page uses the library of this tree, and shares what the workspace has built.
@@ -32,6 +35,7 @@ VARIES = [
     (r'(?<="user_agent":"curl/)[^"]+', r'[^"]+'),
     (r'(?<="in_flight":)\d+', r"\d+"),
     (r'(?<="waiting":)\d+', r"\d+"),
+    (r'(?<="permits":)\d+', r"\d+"),
     (r"(?<=after )\d+(?= milliseconds)", r"\d+"),
     (r"(?<=;t=)\d+", r"\d+"),
     (r"(?<=pushback-ms: )\d+", r"\d+"),
@@ -120,8 +124,8 @@ class Program:
     """The program of the page at some step of it."""
 
     def __init__(self, folder):
-        self.folder, self.files, self.process = folder, {}, None
-        self.ports = {shown: str(free_port()) for shown in ("3000", "9090", "50051")}
+        self.folder, self.files, self.process, self.held = folder, {}, None, ExitStack()
+        self.ports = {shown: str(self.held.enter_context(free_port())) for shown in ("3000", "9090", "50051")}
 
     def here(self, text):
         """A text of the page with the ports of this run."""
@@ -169,13 +173,30 @@ class Program:
 
     def run(self, commands):
         """What the commands print. The log is looked at from here on."""
-        self.said.text = ""
+        self.said.forget()
         if "cargo run" in commands:  # as a command among others: the program as it was built
             commands = commands.replace("cargo run", str(TARGET / "debug/shop"))
+        before, asks, after = commands.partition("curl -s localhost:9090/metrics")
+        printed = self.shell(before)
+        if asks:
+            # Who reads the numbers has let go of the calls before; a call that its caller left may still be under way.
+            asked_until(lambda: Scrape(self.metrics()).sum("plimsoll_requests_in_flight") == 0, "the calls have ended")
+            printed += self.shell(asks + after)
+        return printed
+
+    def shell(self, commands):
         ended = subprocess.run(
-            ["bash", "-c", self.here(commands)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+            ["bash", "-c", self.here(commands)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
         )
         return ended.stdout
+
+    def metrics(self):
+        with urlopen(self.here("http://localhost:9090/metrics"), timeout=PATIENCE) as answer:
+            return answer.read().decode()
+
+    def close(self):
+        self.stop()
+        self.held.close()
 
     def logs(self, shown):
         """Waits until the log holds the lines, in their order."""
@@ -226,5 +247,5 @@ def walk(page, step, folder):
                 program.logs(block.text)
                 looked += 1
     finally:
-        program.stop()
+        program.close()
     return looked

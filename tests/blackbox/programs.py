@@ -2,9 +2,9 @@
 
 import os
 import re
-import select
 import socket
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 
@@ -12,10 +12,14 @@ from scrape import tool
 from server import PATIENCE, die_with_parent
 
 
+@contextmanager
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody else is given while it is held. Nobody listens there, so that who connects is refused, until a
+    program that is told of it binds it as well, as servers may (SO_REUSEADDR)."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def is_open(port):
@@ -33,35 +37,50 @@ def asked_until(ask, what):
 
 
 class Said:
-    """What a program writes, as it comes."""
+    """What a program writes, as it comes: it is read also while nobody waits for it, so that no writer is held up."""
 
     def __init__(self, process):
-        self.pipe = process.stdout
-        self.text = ""
+        self.text, self.ended = "", False
+        self.changed = threading.Condition()
+        threading.Thread(target=self.read, args=(os.dup(process.stdout.fileno()),), daemon=True).start()
+
+    def read(self, pipe):
+        while chunk := os.read(pipe, 1 << 16):
+            with self.changed:
+                self.text += chunk.decode(errors="replace")
+                self.changed.notify_all()
+        os.close(pipe)
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def forget(self):
+        """What was said so far."""
+        with self.changed:
+            self.text = ""
 
     def wait(self, *words):
-        end = time.monotonic() + PATIENCE
-        while not all(word in self.text for word in words):
-            ready, _, _ = select.select([self.pipe], [], [], max(0, end - time.monotonic()))
-            chunk = os.read(self.pipe.fileno(), 1 << 16) if ready else b""
-            assert chunk, f"never said {words}, but: {self.text[-2000:]}"
-            self.text += chunk.decode(errors="replace")
+        self.all_until(lambda text: all(word in text for word in words), words)
 
     def all_until(self, holds, what):
-        """All it said, once that holds."""
+        """What holds of all it said, once that is so."""
         end = time.monotonic() + PATIENCE
-        while not (found := holds(self.text)):
-            ready, _, _ = select.select([self.pipe], [], [], max(0, end - time.monotonic()))
-            chunk = os.read(self.pipe.fileno(), 1 << 16) if ready else b""
-            assert chunk, f"never said {what}, but: {self.text[-2000:]}"
-            self.text += chunk.decode(errors="replace")
+        with self.changed:
+            while not (found := holds(self.text)):
+                assert not self.ended and time.monotonic() < end, f"never said {what}, but: {self.text[-2000:]}"
+                self.changed.wait(end - time.monotonic())
         return found
 
 
 @contextmanager
 def collector(folder):
     """rotel, which tells all that it receives: what it says, and the settings of who sends to it, by protocol."""
-    ports = {"grpc": free_port(), "http/protobuf": free_port()}
+    with free_port() as grpc, free_port() as http, listening(folder, {"grpc": grpc, "http/protobuf": http}) as both:
+        yield both
+
+
+@contextmanager
+def listening(folder, ports):
     command = [
         tool("rotel-agent", "rotel/rotel/rotel-agent"), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed",
         f"--pid-file={folder / 'rotel.pid'}", f"--otlp-grpc-endpoint=127.0.0.1:{ports['grpc']}", f"--otlp-http-endpoint=127.0.0.1:{ports['http/protobuf']}",

@@ -1,12 +1,12 @@
 """A Redis of the test's own, which it may break in any way."""
 
-import socket
+import signal
 import subprocess
+from contextlib import ExitStack, contextmanager
 
 from clients import connect
+from programs import free_port
 from server import PATIENCE, die_with_parent
-
-FREE = ("127.0.0.1", 0)
 
 
 class RedisError(Exception):
@@ -14,24 +14,22 @@ class RedisError(Exception):
 
 
 class Redis:
-    """`with Redis() as redis:` starts one on a free port, without a disk."""
+    """`with Redis() as redis:` starts one on a port that stays its own when it is away, without a disk."""
 
     def __init__(self, *options):
         self.options = options
         self.process = None
         self.port = None
+        self.held = ExitStack()
 
     def __enter__(self):
-        for _ in range(10):
-            # Another process may take the port before Redis does: then it ends, and another is tried.
-            with socket.create_server(FREE) as free:
-                self.port = free.getsockname()[1]
-            if self.launch():
-                return self
-        raise AssertionError("redis-server does not start: is the Debian package redis-server installed?")
+        self.port = self.held.enter_context(free_port())
+        assert self.launch(), "redis-server does not start: is the Debian package redis-server installed?"
+        return self
 
     def __exit__(self, *_):
         self.kill()
+        self.held.close()
 
     def launch(self):
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self.options]
@@ -44,6 +42,15 @@ class Redis:
         self.process.kill()
         self.process.wait(PATIENCE)
         self.process.stdout.close()
+
+    @contextmanager
+    def hangs(self):
+        """It is there meanwhile, and says nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def restart(self):
         """Again, on the same port and empty."""

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 LONG = os.environ.get("PLIMSOLL_LONG") == "1"
-PATIENCE = 20.0  # seconds until a wait for an event fails
+PATIENCE = 60.0  # seconds until a wait for an event fails
 MOST_BYTES = 16 * 1024
 
 PR_SET_PDEATHSIG = 1
@@ -78,8 +78,8 @@ class Server:
         os.mkfifo(pipe)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         listen = {name: "127.0.0.1:0" for name in ("TB_HTTP", "TB_GRPC", "TB_ADMIN")}
-        # Nobody watches readiness here: half of this is spent on telling it.
-        drain = {"TB_DRAIN_MS": "400"}
+        # Nobody watches readiness here, so no time is spent on telling it, and calls that end need not hurry.
+        drain = {} if "TB_DRAIN_MS" in self.settings else {"TB_DRAIN_MS": "20000", "TB_NOTICE_MS": "0"}
         environment = {"PATH": os.environ["PATH"], "TB_LOG": str(pipe), **drain, **listen, **self.settings}
         self.errors = open(self.folder / "stderr", "wb")
         self.process = subprocess.Popen(
@@ -107,13 +107,15 @@ class Server:
         poll.register(pipe, select.POLLIN | select.POLLHUP)
         rest = b""
         while True:
-            # Before the first writer there is no event; once the last has gone, the pipe hangs up.
+            # Before the first writer there is no event; once the last has gone, the pipe hangs up. A process that had
+            # ended before the pipe was asked writes nothing after it.
+            has_ended = self.process.poll() is not None
             events = poll.poll(100)
             chunk = os.read(pipe, 1 << 20) if events else b""
             if chunk:
                 *whole, rest = (rest + chunk).split(b"\n")
                 self.take(whole)
-            elif events or self.process.poll() is not None:
+            elif events or has_ended:
                 break
         if rest:
             self.faults.append(("cut off", rest))

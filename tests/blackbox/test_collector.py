@@ -1,5 +1,6 @@
 """Traces and metrics as a real collector receives them, over gRPC and over HTTP."""
 
+import json
 import os
 import select
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import pytest
 from clients import http1
 from programs import collector, free_port, spans
-from scrape import scrape, text
+from scrape import scrape
 from server import PATIENCE, TARGET, die_with_parent
 from test_metrics import some_calls
 
@@ -56,23 +57,31 @@ def test_an_order_is_one_trace_through_both_services(tmp_path, protocol):
     place = "coffee_shop.v1.Barista/Place"
     wanted = [("reception", "SERVER", "POST /orders"), ("reception", "CLIENT", place), ("barista", "SERVER", place)]
     with collector(tmp_path) as (said, settings):
-        shop = Shop(tmp_path, settings(protocol))
+        shop = Shop(tmp_path, {**settings(protocol), "OTEL_BSP_SCHEDULE_DELAY": "50"})
         try:
             headers = [("content-type", "application/json"), ("traceparent", f"00-{TRACE}-{PARENT}-01")]
             answer = http1(shop.reception, "/orders", headers, "POST", b'{"coffee":"cappuccino"}')
             assert answer.status == 201, answer
-            metrics = text(shop)
+            metrics = scrape(shop)
+            told = said.all_until(lambda said: all(key in spans(said) for key in wanted) and spans(said), wanted)
         finally:
             shop.close()
-        told = said.all_until(lambda said: all(key in spans(said) for key in wanted) and spans(said), wanted)
     order, call, brewing = (told[key] for key in wanted)
     assert {span["trace"] for span in (order, call, brewing)} == {TRACE}
     assert (order["parent"], call["parent"], brewing["parent"]) == (PARENT, order["id"], call["id"])
-    assert 'http_route="/orders"' in metrics and 'plimsoll_slo_good_events_total{slo="orders"} 1' in metrics
+    assert metrics.sum("plimsoll_requests_total", http_route="/orders") == 1
+    # Whether it was soon enough the machine says: it is the first that this shop sees.
+    [line] = [line for line in map(json.loads, (tmp_path / "shop.log").read_text().splitlines()) if line.get("path") == "/orders"]
+    assert metrics.sum("plimsoll_slo_events_total", slo="orders") == 1
+    assert metrics.sum("plimsoll_slo_good_events_total", slo="orders") == (line["duration_ms"] <= 300), line
 
 
 def test_a_collector_that_is_away_costs_no_call_anything_and_is_said(start):
-    away = f"http://127.0.0.1:{free_port()}"
+    with free_port() as port:
+        a_collector_that_is_away_costs_no_call_anything_and_is_said(start, f"http://127.0.0.1:{port}")
+
+
+def a_collector_that_is_away_costs_no_call_anything_and_is_said(start, away):
     server = start(OTEL_EXPORTER_OTLP_ENDPOINT=away, OTEL_METRIC_EXPORT_INTERVAL=50, OTEL_BSP_SCHEDULE_DELAY=50)
     assert http1(server.http, "/ok").status == 200
     for kind in ("export_failed", "spans_dropped"):

@@ -18,6 +18,7 @@ from server import PATIENCE
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 KEEP = 1.0
+PATIENT = 20_000  # milliseconds for a check of which the answer matters, and not how soon it comes
 CANARY = "kanarienvogel"
 
 
@@ -79,9 +80,8 @@ def details(server):
 
 
 def test_liveness_asks_nobody(start):
-    dead = f"redis://127.0.0.1:{free_port()}/"
-    with Hanging() as upstream:
-        server = start(TB_REDIS=dead, TB_UPSTREAM=upstream.url)
+    with free_port() as dead, Hanging() as upstream:
+        server = start(TB_REDIS=f"redis://127.0.0.1:{dead}/", TB_UPSTREAM=upstream.url)
         for _ in range(100):
             answer = http1(server.admin, "/livez")
             assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
@@ -94,8 +94,10 @@ def test_liveness_asks_nobody(start):
 
 
 def test_a_storm_of_probes_asks_once_in_a_while(start):
-    with Redis() as redis, Upstream() as upstream:
-        server = start(TB_REDIS=redis.url(), TB_UPSTREAM=upstream.url)
+    with Redis() as redis:
+        # A process of its own: the storm keeps this one busy.
+        upstream = start()
+        server = start(TB_REDIS=redis.url(), TB_UPSTREAM="http://%s:%d" % upstream.http, TB_CHECK_MS=PATIENT)
         began = time.monotonic()
         answered = itertools.count(1)
         failures = []
@@ -126,17 +128,17 @@ def test_a_storm_of_probes_asks_once_in_a_while(start):
             thread.join(PATIENCE)
         most = (time.monotonic() - began) / KEEP + 1
         assert not failures
-        assert 2 <= upstream.asked <= most
+        assert 2 <= scrape(upstream).sum("plimsoll_requests_started_total") <= most
         pings = int(redis.info("commandstats", "cmdstat_ping").split("calls=")[1].split(",")[0])
         assert 2 <= pings <= most
 
 
 @pytest.mark.parametrize("redis", ["away", "refuses the password"])
 def test_the_public_hears_one_word(start, redis):
-    with Redis("--requirepass", "another") as running:
-        port = free_port() if redis == "away" else running.port
+    with Redis("--requirepass", "another") as running, free_port() as nobody, free_port() as none:
+        port = none if redis == "away" else running.port
         url = f"redis://keeper:{CANARY}@127.0.0.1:{port}/"
-        server = start(TB_REDIS=url, TB_UPSTREAM=f"http://127.0.0.1:{free_port()}")
+        server = start(TB_REDIS=url, TB_UPSTREAM=f"http://127.0.0.1:{nobody}", TB_CHECK_MS=PATIENT)
         public = http1(server.admin, "/readyz")
         assert (public.status, public.body) == (503, b'{"status":"unavailable"}')
         assert {name for name, _ in public.headers} == {"content-type", "cache-control", "content-length", "connection", "date"}
@@ -157,7 +159,7 @@ def test_the_public_hears_one_word(start, redis):
 
 def test_what_it_can_do_without_leaves_it_degraded(start):
     with Redis() as redis:
-        server = start(TB_REDIS=redis.url())
+        server = start(TB_REDIS=redis.url(), TB_CHECK_MS=PATIENT)
         assert ready(server) == (200, "ok")
     until_ready_is(server, 200, "degraded")
     assert details(server)["status"] == "warn"
@@ -175,7 +177,7 @@ def test_a_check_that_hangs_has_failed(start):
 
 def test_each_change_is_a_line_with_its_cause(start):
     with Upstream() as upstream:
-        server = start(TB_UPSTREAM=upstream.url)
+        server = start(TB_UPSTREAM=upstream.url, TB_CHECK_MS=PATIENT)
         assert ready(server) == (200, "ok")
         upstream.status, before = 503, upstream.asked
         until_ready_is(server, 503, "unavailable")
@@ -201,16 +203,16 @@ def test_each_change_is_a_line_with_its_cause(start):
 
 
 def test_it_is_not_ready_long_before_it_leaves(start):
-    server = start(TB_DRAIN_MS=2000)
+    server = start(TB_DRAIN_MS=6000)
     with Http2(server.grpc) as watching:
         watch = watching.send("POST", WATCH, GRPC, framed(b""))
         unknown = watching.send("POST", WATCH, GRPC, framed(blob("no.such.Service")))
         heard = lambda stream: statuses(watching.answers[stream].body)
         watching.read_until(lambda: heard(watch) and heard(unknown))
         assert (heard(watch), heard(unknown)) == ([SERVING], [SERVICE_UNKNOWN])
+        began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         answer = watching.answer(watch)
-        began = time.monotonic()
         assert statuses(answer.body) == [SERVING, NOT_SERVING]
         assert answer.grpc_status == 0, "the stream does not hold the end up"
         assert ready(server) == (503, "draining") and checked(server) == NOT_SERVING
@@ -219,12 +221,12 @@ def test_it_is_not_ready_long_before_it_leaves(start):
             try:
                 socket.create_connection(server.grpc, timeout=PATIENCE).close()
                 status = http1(server.admin, "/readyz").status
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 break
             if status is None:  # it has left between the two
                 break
             assert status == 503
-        assert time.monotonic() - began >= 0.9, "half of the time, less what the news took"
+        assert time.monotonic() - began >= 3, "half of the time"
     server.wait_end()
     assert server.process.returncode == 0
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 from clients import GRPC, Grpc, Http2, framed, http1, http2, new_id
-from programs import asked_until, free_port
+from programs import Said, asked_until, free_port
 from scrape import balanced, scrape, text, tool
 from server import LONG, PATIENCE, ROOT, die_with_parent
 
@@ -15,12 +15,26 @@ CALLS = 20_000 if LONG else 2_000
 
 
 def some_calls(server):
+    """They have ended: a call is counted before its line is written, and an answer may be here before both."""
+    sent = []
+
+    def next_id():
+        sent.append(new_id("some"))
+        return [("x-request-id", sent[-1])]
+
     for path in ("/ok", "/items/1", "/nowhere", "/err", "/panic?where=await", "/stream?n=5&fail=err&at=2"):
-        http1(server.http, path, [("x-request-id", new_id())])
-        http2(server.http, path, [("x-request-id", new_id())])
+        http1(server.http, path, next_id())
+        http2(server.http, path, next_id())
     with Grpc(server.grpc) as channel:
         for method, data in (("Echo", b"x"), ("Sleep", b"soon"), ("Panic", b"await"), ("Stream", b"n=5&fail=err&at=2")):
-            channel.call(method, data)
+            channel.call(method, data, next_id())
+    for wanted in sent:
+        server.access(wanted)
+
+
+def all_ended(server):
+    """What is told once no call is under way."""
+    return asked_until(lambda: (told := scrape(server)).sum("plimsoll_requests_in_flight") == 0 and told, "all calls have ended")
 
 
 def test_prometheus_own_check_finds_no_fault(start):
@@ -57,12 +71,12 @@ def test_nothing_that_a_caller_sends_makes_a_series(start):
     with Http2(server.http) as connection:
         for call in noisy("first"):
             connection.call(*call)
-        before = len(scrape(server).values)
+        before = len(all_ended(server).values)
         for _ in range(CALLS):
             noise = f"{dice.getrandbits(64):x}"
             method, path, kind, body = dice.choice(noisy(noise))
             connection.call(method, path, [*kind, ("host", f"{noise}.test"), ("user-agent", noise)], body)
-    told = scrape(server)
+    told = all_ended(server)
     assert len(told.values) == before, "a label set each, and it was there"
     assert len(told.text) < 1 << 20
     balanced(told)
@@ -87,18 +101,26 @@ def test_attributes_that_cannot_be_read_stop_nothing_and_are_said(start):
 def test_a_real_prometheus_answers_from_its_scrapes(start, tmp_path):
     server = start()
     some_calls(server)
-    port = free_port()
+    with free_port() as port:
+        told = told_by_prometheus(server, port, tmp_path)
+    outcomes = {row["metric"]["outcome"]: int(float(row["value"][1])) for row in told}
+    assert outcomes["body_error"] == 2 and outcomes["panic"] == 3, outcomes
+
+
+def told_by_prometheus(server, port, tmp_path):
     target = f"{server.admin[0]}:{server.admin[1]}"
     config = tmp_path / "prometheus.yml"
     jobs = [{"job_name": "testbed", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}]
     config.write_text(json.dumps({"rule_files": [str(ROOT / "docs/alerts.yml")], "scrape_configs": jobs}))
     command = [
         tool("prometheus", "prometheus/usr/bin/prometheus"), f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+        f"--web.listen-address=127.0.0.1:{port}",
     ]
     query = quote('sum by (outcome) (plimsoll_requests_total{job="testbed"})')
-    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=die_with_parent, stderr=subprocess.DEVNULL) as prometheus:
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=die_with_parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as prometheus:
         try:
+            Said(prometheus).wait("Server is ready to receive web requests")
+
             def answer():
                 try:
                     with urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={query}", timeout=PATIENCE) as response:
@@ -106,8 +128,6 @@ def test_a_real_prometheus_answers_from_its_scrapes(start, tmp_path):
                 except OSError:
                     return None
 
-            told = asked_until(answer, "an answer of prometheus")
+            return asked_until(answer, "an answer of prometheus")
         finally:
             prometheus.kill()
-    outcomes = {row["metric"]["outcome"]: int(float(row["value"][1])) for row in told}
-    assert outcomes["body_error"] == 2 and outcomes["panic"] == 3, outcomes

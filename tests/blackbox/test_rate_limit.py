@@ -5,9 +5,9 @@ The quota is in calls a second, so that each test allows for the calls that came
 
 import contextlib
 import os
-import re
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ PROTOCOLS = {
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 PROXY = "127.0.0.0/8"
 RATE, BURST = 1, 5
+PATIENT = 10_000  # milliseconds for a decision of Redis, where it is not to be late
 
 
 def passed(answer):
@@ -139,7 +140,7 @@ def resident(server):
 
 def test_made_up_keys_stay_within_the_cap_and_free_nobody(start):
     # A caller of one call has all of its burst again after a second: the cap is far below what comes in one.
-    cap, flooded = 100, 100_000 if LONG else 10_000
+    cap, flooded = 20, 100_000 if LONG else 10_000
     server = start(TB_RATE=RATE, TB_BURST=BURST, TB_TRUSTED=PROXY, TB_KEY_CAP=cap)
     limited = Calls()
     own = lambda: http2(server.http, "/limited", [("x-forwarded-for", "198.51.100.1")])
@@ -165,14 +166,16 @@ def test_a_wall_clock_that_jumps_changes_no_decision(start, tmp_path):
     clock.write_text("+0h")
     faked = {"LD_PRELOAD": faketime(), "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1}
     server = start(TB_RATE=RATE, TB_BURST=BURST, **faked)
-    calls, hours = Calls(), set()
+    calls, hours = Calls(), []
     for skew in ("+0h", "+1h", "-1h"):
-        clock.write_text(skew)
+        # In one step: the clock is read all the time.
+        (tmp_path / "next").write_text(skew)
+        (tmp_path / "next").rename(clock)
         for _ in range(2 * BURST):
             answer = calls.make(lambda: http1(server.http, "/limited", [("x-request-id", new_id())]))
-        hours.add(hour_of(server.access(answer.request_id)))
+        hours.append(hours_ahead(server.access(answer.request_id)))
     calls.check()
-    assert len(hours) == 3, f"the clock does not jump: {hours}"
+    assert hours == [0, 1, -1], "the clock does not jump"
 
 
 def faketime():
@@ -181,8 +184,10 @@ def faketime():
     return str(found[0])
 
 
-def hour_of(line):
-    return re.match(r"[-0-9]+T(\d+):", line["timestamp"])[1]
+def hours_ahead(line):
+    """By how much the clock that a line was just written by is ahead of ours."""
+    written = datetime.fromisoformat(line["timestamp"].replace("Z", "+00:00"))
+    return round((written.timestamp() - time.time()) / 3600)
 
 
 # -- R32: when to come again
@@ -241,7 +246,7 @@ def until(holds, what, patience=5.0):
 
 
 def with_redis(start, redis, policy, **settings):
-    settings = {"TB_RATE": RATE, "TB_BURST": BURST, "TB_REDIS_MS": 250, **settings}
+    settings = {"TB_RATE": RATE, "TB_BURST": BURST, "TB_REDIS_MS": PATIENT, **settings}
     return start(TB_REDIS=redis.url(), TB_REDIS_POLICY=policy, **settings)
 
 
@@ -257,7 +262,8 @@ def test_a_redis_that_is_gone_is_a_policy_and_comes_back_by_itself(start, policy
         calls.check()
 
         redis.kill()
-        answers = [call() for _ in range(20)]
+        alone = Calls(RATE / 3, 1)
+        answers = [alone.make(call) for _ in range(20)]
         assert all(answer.one("x-plimsoll-degraded") == policy for answer in answers)
         match policy:
             case "open":
@@ -267,7 +273,7 @@ def test_a_redis_that_is_gone_is_a_policy_and_comes_back_by_itself(start, policy
                 assert {(answer.status, answer.grpc_status) for answer in answers} in ({(503, None)}, {(200, 14)})
             case "local":
                 # It is warm: who has spent all has nothing here either, but for what comes back by this share.
-                assert sum(map(passed, answers)) <= 2, answers
+                assert alone.passed <= alone.most(), answers
         for answer in answers:
             line = server.access(answer.request_id)
             assert line["store"] == policy and line["store_error"] in ("away", "connection"), line
@@ -287,14 +293,14 @@ def test_a_redis_that_is_gone_is_a_policy_and_comes_back_by_itself(start, policy
 
 def test_a_redis_that_hangs_costs_a_budget_at_first_and_then_nothing(start):
     with Redis() as redis:
-        server = with_redis(start, redis, "open", TB_REDIS_MS=100)
+        server = with_redis(start, redis, "open", TB_REDIS_MS=500)
         call = lambda: http1(server.http, "/limited-redis")
         assert not call().all("x-plimsoll-degraded")
-        redis.command("CLIENT", "PAUSE", 2000, "ALL")
-        assert all(call().one("x-plimsoll-degraded") == "open" for _ in range(50))
-        kinds = scrape(server).by("plimsoll_store_errors_total", "kind")
-        # Three wait for nothing; all that come later do not wait.
-        assert kinds == {"timeout": 3, "away": 47}
+        with redis.hangs():
+            assert all(call().one("x-plimsoll-degraded") == "open" for _ in range(50))
+            kinds = scrape(server).by("plimsoll_store_errors_total", "kind")
+            # Three wait for nothing; all that come later do not wait.
+            assert kinds == {"timeout": 3, "away": 47}
         until(lambda: not call().all("x-plimsoll-degraded"), "Redis decides again", patience=PATIENCE)
 
 
@@ -302,19 +308,21 @@ def test_a_redis_that_hangs_costs_a_budget_at_first_and_then_nothing(start):
 
 
 def hammer(server, seconds):
-    """Calls without a pause, and counts what passes."""
-    count = 0
+    """Calls without a pause, until nothing is left at the end, and counts what passes."""
+    count, last = 0, True
     with Http2(server.http) as connection:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            count += passed(connection.call("GET", "/limited-redis"))
+        while (now := time.monotonic()) < end or last and now < end + PATIENCE:
+            last = passed(connection.call("GET", "/limited-redis"))
+            count += last
             del connection.answers[max(connection.answers)]
     return count
 
 
 @pytest.mark.parametrize("hours", [0, 1])
 def test_three_replicas_hold_a_caller_to_one_quota_whatever_their_clocks_say(start, hours):
-    rate, burst, seconds = 50, 20, 20 if LONG else 3
+    # What comes back in a second may be spent later, should a machine that is busy not get to it at once.
+    rate, burst, seconds = 50, 50, 20 if LONG else 3
     with Redis() as redis:
         servers = []
         for place in range(3):
@@ -336,8 +344,7 @@ def test_three_replicas_hold_a_caller_to_one_quota_whatever_their_clocks_say(sta
         assert 0.95 * (burst + rate * seconds) <= sum(counts) <= 1.01 * most + 1, f"{counts}: {sum(counts)} of {most}"
         assert all(scrape(server).sum("plimsoll_store_errors_total") == 0 for server in servers)
         if hours:
-            told = [hour_of(server.lines[-1]) for server in servers]
-            assert len(set(told)) == 3, f"their clocks are not apart: {told}"
+            assert [hours_ahead(server.lines[-1]) for server in servers] == [-1, 0, 1], "their clocks are not apart"
 
 
 # -- R38: answers that are none
@@ -381,7 +388,8 @@ def test_a_key_of_another_type_is_an_error_for_its_caller_alone(start):
         server = with_redis(start, redis, "closed", TB_TRUSTED=PROXY, TB_RATE=1, TB_BURST=1000)
         call = lambda who: http1(server.http, "/limited-redis", [("x-forwarded-for", who)])
         probe = set(redis.keys())
-        assert passed(call("203.0.113.1"))
+        # Each adds a second to the life of the key.
+        assert all(passed(call("203.0.113.1")) for _ in range(60))
         [key] = [key for key in redis.keys() if "{" + "0" * 32 + "}" not in key and key not in probe]
         redis.command("DEL", key)
         redis.command("LPUSH", key, "x")
@@ -422,7 +430,7 @@ def test_many_waiting_callers_make_one_connection(start):
 @pytest.mark.parametrize("sent", ["hunter2-right", "hunter2-wrong"])
 def test_a_password_is_never_shown(start, sent):
     with Redis("--requirepass", "hunter2-right") as redis:
-        server = start(TB_REDIS=redis.url(sent), TB_REDIS_POLICY="closed")
+        server = start(TB_REDIS=redis.url(sent), TB_REDIS_POLICY="closed", TB_REDIS_MS=PATIENT)
         answers = [http1(server.http, "/limited-redis") for _ in range(5)]
         assert all(map(passed, answers)) == (sent == "hunter2-right")
         if sent == "hunter2-wrong":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from clients import Grpc, Http2, connect, head, http1, new_id, read_answer
+from programs import asked_until
 from scrape import Scrape, text
 from server import PATIENCE
 
@@ -39,10 +40,12 @@ def closed(server, reason):
 
 
 def wait_closed(server, reason, count):
-    until = time.monotonic() + PATIENCE
-    while (now := closed(server, reason)) < count:
-        assert time.monotonic() < until, f"{reason}: {now} of {count}"
-    assert now == count
+    assert asked_until(lambda: (now := closed(server, reason)) >= count and now, f"{count} are closed: {reason}") == count
+
+
+def under_way(server, count):
+    """So many calls are."""
+    asked_until(lambda: Scrape(text(server)).sum("plimsoll_requests_in_flight") == count, f"{count} calls are under way")
 
 
 @pytest.mark.parametrize("listener", ["http", "grpc"])
@@ -55,7 +58,7 @@ def test_half_a_head_is_closed_in_time_counted_and_said(start, listener):
     for sock in socks:
         until_closed(sock)
         sock.close()
-    assert 0.3 <= time.monotonic() - began < 1.3
+    assert 0.3 <= time.monotonic() - began < 5, "half of what it is without the setting"
     wait_closed(server, "head_timeout", len(HALVES))
     line = server.wait_line("a line", event="conn_closed", reason="head_timeout")
     assert line["level"] == "WARN" and line["peer"].startswith("127.0.0.1:")
@@ -134,6 +137,8 @@ def test_who_takes_no_answers_is_closed_and_costs_no_memory(start, flood):
                 sock.sendall(many)
                 assert other.call("GET", "/ok").status == 200
     assert resident(server) - before <= 32
+    # It is counted once it is closed.
+    asked_until(lambda: closed(server, "write_stalled") + closed(server, "flood"), "why it was closed")
     told = Scrape(text(server)).by("plimsoll_connections_closed_total", "reason")
     assert told["write_stalled"] + told["flood"] == 1, told
 
@@ -183,7 +188,7 @@ def test_there_are_as_many_connections_as_there_may_be(start):
         assert read_answer(sock).status == 200
     with connect(server.http) as one_more:
         assert until_closed(one_more) == b""
-    assert closed(server, "conn_cap") == 1
+    wait_closed(server, "conn_cap", 1)
     # Operators have connections of their own.
     assert http1(server.admin, "/livez").status == 200
     for sock in kept:
@@ -192,13 +197,14 @@ def test_there_are_as_many_connections_as_there_may_be(start):
 
 def test_kubernetes_order_of_the_end(start):
     """Probes first, then SIGTERM: not ready at once, calls go on, the listener closes, what runs ends, exit 0."""
-    server = start(TB_DRAIN_MS=4000)
+    server = start(TB_DRAIN_MS=30_000, TB_NOTICE_MS=3000)
     assert http1(server.admin, "/startupz").status == 200
     assert http1(server.admin, "/readyz").status == 200
     slow = new_id()
     with connect(server.http) as running, Grpc(server.grpc) as grpc:
-        running.sendall(head("GET", "/sleep/2500", [("x-request-id", slow)]))
-        streaming = grpc.start("Stream", "n=5&ms=500&size=10")
+        running.sendall(head("GET", "/sleep/4000", [("x-request-id", slow)]))
+        streaming = grpc.start("Stream", "n=5&ms=800&size=10")
+        under_way(server, 2)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         server.wait_line("the drain", event="draining")
@@ -209,10 +215,10 @@ def test_kubernetes_order_of_the_end(start):
         while True:
             try:
                 socket.create_connection(server.http, timeout=PATIENCE).close()
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 break
             assert http1(server.admin, "/readyz").status == 503
-        assert time.monotonic() - began >= 2, "not before half of the time"
+        assert time.monotonic() - began >= 3, "not before its time"
         assert read_answer(running).status == 200
         assert len(list(streaming)) == 5 and streaming.code().value[0] == 0
     server.wait_end()
@@ -223,13 +229,13 @@ def test_kubernetes_order_of_the_end(start):
 
 @pytest.mark.parametrize("half", HALVES)
 def test_half_a_head_does_not_hold_up_the_end(start, half):
-    server = start(TB_DRAIN_MS=1000)
+    server = start(TB_DRAIN_MS=8000, TB_NOTICE_MS=0)
     with connect(server.http) as sock:
         sock.sendall(HALVES[half])
         assert http1(server.http, "/ok").status == 200
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 7, "a call would have had all of the time"
 
 
 def test_a_second_signal_cuts_at_once(start):
@@ -238,7 +244,7 @@ def test_a_second_signal_cuts_at_once(start):
     wanted = new_id()
     with connect(server.http) as sock:
         sock.sendall(head("GET", "/sleep/600000", [("x-request-id", wanted)]))
-        assert http1(server.http, "/ok").status == 200
+        under_way(server, 1)
         server.process.send_signal(signal.SIGTERM)
         server.wait_line("the drain", event="draining")
         server.stop()

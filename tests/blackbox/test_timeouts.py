@@ -14,7 +14,7 @@ FOREVER = "600000"
 def strict(tmp_path_factory):
     from server import Server
 
-    settings = {"TB_TIMEOUT_MS": 300, "TB_BODY_MAX": 1000, "TB_BODY_MIN_BPS": 100_000, "TB_TRUSTED": "127.0.0.1"}
+    settings = {"TB_TIMEOUT_MS": 1000, "TB_BODY_MAX": 1000, "TB_BODY_MIN_BPS": 100_000, "TB_TRUSTED": "127.0.0.1"}
     with Server(tmp_path_factory.mktemp("strict"), **settings) as running:
         yield running
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use plimsoll::context::RequestId;
@@ -12,7 +12,7 @@ use tracing::{
     field::{Field, Visit},
     subscriber::DefaultGuard,
 };
-use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _};
+use tracing_subscriber::{Layer, layer, layer::SubscriberExt as _, registry};
 
 /// One event: its fields as text, its `target` and `level`, and as `current` the id of the call that it was told in.
 pub type Line = BTreeMap<String, String>;
@@ -48,7 +48,8 @@ impl Lines {
 
     /// For threads of another kind.
     pub fn dispatch(&self) -> Dispatch {
-        Dispatch::new(tracing_subscriber::registry().with(self.clone()))
+        others_may_listen();
+        Dispatch::new(registry().with(self.clone()))
     }
 
     /// All that was told so far, once.
@@ -119,6 +120,13 @@ impl<S: Subscriber> Layer<S> for Lines {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(line);
     }
+}
+
+/// Tests of one process run beside each other. While there is but one subscriber, `tracing` asks the thread that comes to a
+/// place in the code first whether anybody listens there, and keeps the answer for all threads: it must not be the only one.
+pub fn others_may_listen() {
+    static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(registry()));
+    LazyLock::force(&ANOTHER);
 }
 
 struct Fields<'a>(&'a mut Line);

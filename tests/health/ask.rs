@@ -29,8 +29,13 @@ async fn asked(check: Check) -> (Status, String) {
     (report.status, finding.error.unwrap_or_default())
 }
 
+/// As long as it takes: what is asked answers, or is not there.
+async fn asked_patiently(check: Check) -> (Status, String) {
+    asked(check.timeout(BOUND)).await
+}
+
 async fn asked_http(url: &str) -> (Status, String) {
-    asked(Check::http("http", url).expect("a URL")).await
+    asked_patiently(Check::http("http", url).expect("a URL")).await
 }
 
 /// A server of HTTP whose answers are in its paths.
@@ -124,18 +129,20 @@ async fn grpc_follows_what_the_service_says_of_itself() {
     let channel = Channel::from_shared(server.address.clone()).expect("an address");
     let channel = channel.connect_lazy();
     for service in ["", "shop.Barista"] {
-        let found = asked(Check::grpc("barista", channel.clone(), service)).await;
+        let found = asked_patiently(Check::grpc("barista", channel.clone(), service)).await;
         assert_eq!(found, (Status::Ok, String::new()));
     }
-    let (status, error) = asked(Check::grpc("barista", channel.clone(), "shop.Baker")).await;
+    let baker = Check::grpc("barista", channel.clone(), "shop.Baker");
+    let (status, error) = asked_patiently(baker).await;
     assert_eq!(status, Status::Unavailable);
     assert_eq!(error, "status NotFound: no such service");
     server.health.drain();
-    let found = asked(Check::grpc("barista", channel, "")).await;
+    let found = asked_patiently(Check::grpc("barista", channel, "")).await;
     assert_eq!(found, (Status::Unavailable, "it says NOT_SERVING".into()));
 
     let nobody = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-    let (status, error) = asked(Check::grpc("barista", nobody, "").not_critical()).await;
+    let nobody = Check::grpc("barista", nobody, "").not_critical();
+    let (status, error) = asked_patiently(nobody).await;
     assert_eq!(status, Status::Degraded);
     assert!(error.starts_with("status Unavailable"), "{error}");
 }
@@ -149,7 +156,7 @@ async fn redis_that_leaves_hangs_or_is_away_has_failed() {
         assert!(error.contains(says), "{error}");
     }
     let away = Check::redis("redis", "redis://:hunter2@127.0.0.1:1/").expect("a URL");
-    let (status, error) = asked(away).await;
+    let (status, error) = asked_patiently(away).await;
     assert_eq!(status, Status::Unavailable);
     assert!(
         error.contains("refused") && !error.contains("hunter2"),
@@ -160,21 +167,21 @@ async fn redis_that_leaves_hangs_or_is_away_has_failed() {
 #[tokio::test]
 async fn disk_and_memory_are_not_critical_unless_it_is_said() {
     assert_eq!(
-        asked(Check::disk("disk", "/", 0)).await,
+        asked_patiently(Check::disk("disk", "/", 0)).await,
         (Status::Ok, String::new())
     );
     assert_eq!(
-        asked(Check::disk("disk", "/", u64::MAX)).await.0,
+        asked_patiently(Check::disk("disk", "/", u64::MAX)).await.0,
         Status::Degraded
     );
     let critical = Check::disk("disk", "/no/such/path", 0).critical();
-    assert_eq!(asked(critical).await.0, Status::Unavailable);
+    assert_eq!(asked_patiently(critical).await.0, Status::Unavailable);
     assert_eq!(
-        asked(Check::memory("memory", 1.0)).await,
+        asked_patiently(Check::memory("memory", 1.0)).await,
         (Status::Ok, String::new())
     );
     assert_eq!(
-        asked(Check::memory("memory", 0.0)).await.0,
+        asked_patiently(Check::memory("memory", 0.0)).await.0,
         Status::Degraded
     );
 }

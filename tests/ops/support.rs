@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -34,8 +34,8 @@ use plimsoll::{
 };
 use serde_json::Value;
 use tower::ServiceExt as _;
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing::{Dispatch, subscriber::DefaultGuard};
+use tracing_subscriber::{layer::SubscriberExt as _, registry};
 
 pub(crate) const TOKEN: &str = "an-operators-token-0123456789";
 pub(crate) const CANARY: &str = "<script>window.canary=1</script>";
@@ -226,13 +226,17 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn listen() -> Self {
+        // The only subscriber of a process is asked but once for a place in the code, on whichever thread is there first:
+        // it may be that of a test without a log.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(registry()));
+        LazyLock::force(&ANOTHER);
         let memory = Memory::default();
         let writer = Writer::new(memory.clone()).expect("a thread");
         let layer = JsonLayer::new(writer.clone());
         Self {
             memory,
             writer,
-            _guard: tracing::subscriber::set_default(tracing_subscriber::registry().with(layer)),
+            _guard: tracing::subscriber::set_default(registry().with(layer)),
         }
     }
 

@@ -17,6 +17,10 @@ use plimsoll::server::rate_limit::{
 use tower::{Layer, ServiceExt, service_fn};
 
 const SECRET: &str = "s3cret-of-ann";
+/// Longer than anything here takes that is not a matter of time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For what is to be waited for in vain.
+const BUDGET: Duration = Duration::from_millis(250);
 
 fn limit(quota: &str, redis: &Redis, when_away: WhenAway) -> RedisRateLimitLayer {
     let quota: Quota = quota.parse().expect("a quota");
@@ -26,9 +30,9 @@ fn limit(quota: &str, redis: &Redis, when_away: WhenAway) -> RedisRateLimitLayer
         .in_redis(redis.clone(), when_away)
 }
 
+/// One that answers or is gone: that a machine stands still for a moment is no fault of it.
 fn redis(url: &str) -> Redis {
-    let redis = Redis::new(url).expect("a URL");
-    redis.budget(Duration::from_millis(250))
+    Redis::new(url).expect("a URL").budget(PATIENCE)
 }
 
 /// A call of somebody through one replica.
@@ -63,7 +67,7 @@ fn header<'a>(answer: &'a Response<()>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// Asks again and again until it is so, for five seconds at most.
+/// Asks again and again until it is so.
 async fn soon(mut is_so: impl AsyncFnMut() -> bool) {
     let asking = async {
         let mut turns = tokio::time::interval(Duration::from_millis(20));
@@ -71,6 +75,6 @@ async fn soon(mut is_so: impl AsyncFnMut() -> bool) {
             turns.tick().await;
         }
     };
-    let within = tokio::time::timeout(Duration::from_secs(5), asking).await;
-    within.expect("it is so within five seconds");
+    let within = tokio::time::timeout(PATIENCE, asking).await;
+    within.expect("it is so soon");
 }

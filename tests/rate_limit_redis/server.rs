@@ -1,7 +1,8 @@
 use std::{
+    fs,
     io::{BufRead, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// A Redis of the test's own; it ends when this is dropped.
@@ -17,11 +18,9 @@ impl Server {
     }
 
     pub(crate) fn with(options: &[&'static str]) -> Self {
-        // Another process may take the port before Redis does: then it ends, and another is tried.
-        for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-            let port = free.local_addr().expect("an address").port();
-            drop(free);
+        // Where a port is taken it ends, and the next is tried.
+        for _ in 0..100 {
+            let port = port();
             if let Some(process) = launch(port, options) {
                 return Self {
                     process,
@@ -90,6 +89,24 @@ impl Drop for Server {
             self.process.wait().expect("it ends");
         }
     }
+}
+
+/// One that the kernel gives to nobody who asks for any, nor to connections that go out: while the server is killed and
+/// started again the port stays free.
+fn port() -> u16 {
+    const LOWEST: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let given = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let given = given.ok().and_then(|range| {
+        let first = range.split_whitespace().next()?;
+        first.parse().ok()
+    });
+    let room = given.unwrap_or(32_768_u32).saturating_sub(LOWEST).max(1);
+    // Tests run beside each other, each in its process or all in one.
+    let turn = process::id()
+        .wrapping_mul(17)
+        .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+    u16::try_from(LOWEST + turn % room).expect("a port")
 }
 
 /// Returns once it accepts connections, `None` if it ends instead.

@@ -1,9 +1,10 @@
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use axum::body::Body;
+use http::{Request, StatusCode};
 use plimsoll::server::rate_limit::{InvalidRedisUrl, Redis, WhenAway};
 
-use crate::{SECRET, admitted, call, header, limit, redis, server::Server, soon};
+use crate::{SECRET, admitted, call, header, limit, redis, send, server::Server, soon};
 
 #[tokio::test]
 async fn three_replicas_hold_a_caller_to_one_quota() {
@@ -64,28 +65,38 @@ async fn keys_are_hashed_short_and_end_by_themselves() {
 #[tokio::test]
 async fn a_quota_refilled_by_the_clock_of_redis_is_kept_and_used() {
     let server = Server::start();
-    let (rate, burst) = (200_u32, 20_u32);
+    let (rate, burst) = (5_u32, 3_u32);
     let text = format!("{rate}/s burst {burst}");
-    let run = Duration::from_millis(1_500);
+    let interval = Duration::from_secs(1) / rate;
+    let replicas = [(); 3].map(|()| limit(&text, &redis(&server.url()), WhenAway::Closed));
+    let mut replicas = replicas.iter().cycle();
     let began = Instant::now();
-    let replicas = [(); 3].map(|()| {
-        let layer = limit(&text, &redis(&server.url()), WhenAway::Closed);
-        tokio::spawn(async move {
-            let mut sum = 0;
-            while began.elapsed() < run {
-                sum += admitted(&layer, 1, SECRET).await;
-            }
-            sum
-        })
-    });
-    let mut sum = 0;
-    for replica in replicas {
-        sum += replica.await.expect("no panic");
+    let (mut sum, mut refused) = (0, 0);
+    while refused < 8 {
+        let replica = replicas.next().expect("there is always another");
+        let answer = send(replica, of_grpc()).await;
+        let Some(wait) = header(&answer, "grpc-retry-pushback-ms") else {
+            sum += 1;
+            continue;
+        };
+        refused += 1;
+        let wait = Duration::from_millis(wait.parse().expect("milliseconds"));
+        assert!(wait <= interval, "the next one is not far: {wait:?}");
+        // sleeps: as it was told to, whatever else has held it up
+        tokio::time::sleep(wait).await;
+        let another = replicas.next().expect("there is always another");
+        let answer = send(another, of_grpc()).await;
+        assert_eq!(header(&answer, "grpc-retry-pushback-ms"), None);
+        sum += 1;
     }
-    let elapsed = began.elapsed().as_secs_f64();
-    let most = f64::from(burst) + f64::from(rate) * elapsed;
+    let most = f64::from(burst) + f64::from(rate) * began.elapsed().as_secs_f64();
     assert!(f64::from(sum) <= most * 1.01 + 1.0, "{sum} of {most}");
-    assert!(f64::from(sum) >= most * 0.80, "{sum} of {most}");
+}
+
+fn of_grpc() -> Request<Body> {
+    let request = Request::post("/").header("content-type", "application/grpc");
+    let request = request.header("x-api-key", SECRET);
+    request.body(Body::empty()).expect("a request")
 }
 
 #[test]

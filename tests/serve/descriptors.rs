@@ -3,22 +3,18 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use plimsoll::serve::{Closed, Listener, Server};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 
 use crate::{
     common::lines::Lines,
-    support::{Doors, app},
+    support::{Doors, Inside, app},
 };
 
 /// Fails so many times, then accepts what it is given.
 struct Short {
     failures: u32,
     asked: mpsc::UnboundedSender<Instant>,
-    streams: mpsc::UnboundedReceiver<DuplexStream>,
+    inside: Inside,
 }
 
 impl Listener for Short {
@@ -31,10 +27,7 @@ impl Listener for Short {
             const EMFILE: i32 = 24;
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
-        match self.streams.recv().await {
-            Some(stream) => Ok((stream, None)),
-            None => std::future::pending().await,
-        }
+        self.inside.accept().await
     }
 }
 
@@ -42,22 +35,17 @@ impl Listener for Short {
 async fn it_waits_longer_each_time_and_then_goes_on() {
     let lines = Lines::listen();
     let (asked, mut asks) = mpsc::unbounded_channel();
-    let (connect, streams) = mpsc::unbounded_channel();
+    let (inside, dial) = Inside::new();
     let listener = Short {
         failures: 12,
         asked,
-        streams,
+        inside,
     };
     let server = Server::new(app(&Doors::default())).listen(listener);
     let (connections, control) = (server.connections(), server.control());
     let ended = tokio::spawn(server.run());
 
-    let (mut client, stream) = duplex(1024);
-    connect.send(stream).expect("the server listens");
-    let request = b"GET /ok HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    client.write_all(request).await.expect("sent");
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).await.expect("text");
+    let answer = dial.ask("/ok").await;
     assert!(answer.ends_with("ok"), "{answer}");
 
     let mut waits = Vec::new();

@@ -1,17 +1,17 @@
 //! What else a caller may do, and what is told of it.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::num::NonZeroUsize;
 
 use axum::{Router, body::Bytes, routing::post};
 use plimsoll::{
-    serve::{Closed, Connections, Drain},
+    serve::{Closed, Connections},
     server::timeout::TimeoutLayer,
 };
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use crate::{
     common::lines::Lines,
-    support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed},
+    support::{Doors, LIMIT, app, eventually, run, run_inside, send, server, until_closed},
 };
 
 #[tokio::test]
@@ -49,24 +49,24 @@ async fn head_has_a_length_and_no_body() {
     assert_eq!(server.end().await.cut, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn half_a_head_behind_a_call_is_closed_in_time() {
-    let server = run(server(app(&Doors::default())).idle_timeout(BOUND * 10)).await;
+    let (server, dial) = run_inside(server(app(&Doors::default())).head_timeout(LIMIT));
     for (count, begin) in (1..).zip([
         &b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\nGET /ok HTTP/1.1\r\nho"[..],
         b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nokGET /ok HT",
     ]) {
-        let mut stream = server.connect().await;
+        let mut stream = dial.connect();
         send(&mut stream, begin).await;
         let answer = until_closed(&mut stream).await;
         assert!(answer.ends_with("ok"), "{answer}");
         server.closes(Closed::HeadTimeout, count).await;
     }
     // A body to its end is no half of anything.
-    let mut stream = server.connect().await;
+    let mut stream = dial.connect();
     let whole = b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nok";
     send(&mut stream, whole).await;
-    // sleeps: longer than a head may take
+    // sleeps: on the paused clock, longer than a head may take
     tokio::time::sleep(LIMIT * 3).await;
     assert_eq!(server.connections.open(), 1, "it rests");
 }
@@ -96,7 +96,7 @@ async fn the_most_connections_hold_for_all_listeners_together() {
         addresses.push(listener.local_addr().expect("an address"));
         server = server.listen(listener);
     }
-    let server = run(server.head_timeout(BOUND)).await;
+    let server = run(server).await;
     let connect = |turn: usize| tokio::net::TcpStream::connect(addresses[turn % addresses.len()]);
     let streams = futures_util::future::join_all((0..64).map(connect)).await;
     eventually(|| server.connections.closed(Closed::ConnCap) == 56).await;
@@ -108,11 +108,7 @@ async fn the_most_connections_hold_for_all_listeners_together() {
 async fn servers_that_count_in_one_place_end_apart() {
     let connections = Connections::new();
     let (first_doors, second_doors) = (Doors::default(), Doors::default());
-    let patient = Drain::new().notice(Duration::ZERO).deadline(BOUND);
-    let first = run(server(app(&first_doors))
-        .count_in(&connections)
-        .drain(patient))
-    .await;
+    let first = run(server(app(&first_doors)).count_in(&connections)).await;
     let second = run(server(app(&second_doors))
         .count_in(&connections)
         .max_connections(NonZeroUsize::MIN))
@@ -124,13 +120,13 @@ async fn servers_that_count_in_one_place_end_apart() {
         doors.begun.notified().await;
         streams.push(stream);
     }
-    assert_eq!((connections.open(), connections.calls()), (2, 2));
-    assert_eq!(
-        (first.connections.open(), second.connections.open()),
-        (1, 1)
-    );
+    let mut resting = first.connect().await;
+    eventually(|| first.connections.open() == 2).await;
+    assert_eq!((connections.open(), connections.calls()), (3, 2));
+    assert_eq!(second.connections.open(), 1);
     first.control.drain();
-    eventually(|| std::net::TcpStream::connect(first.address).is_err()).await;
+    // Whoever rests hears of it at once. To try whether it still listens would be one more connection.
+    assert_eq!(until_closed(&mut resting).await, "");
     first_doors.go.notify_one();
     let report = first.end().await;
     assert_eq!(
@@ -140,7 +136,7 @@ async fn servers_that_count_in_one_place_end_apart() {
     assert_eq!((connections.open(), connections.calls()), (1, 1));
     second_doors.go.notify_one();
     assert_eq!(second.end().await.cut, 0);
-    assert_eq!(connections.closed(Closed::Drain), 2);
+    assert_eq!(connections.closed(Closed::Drain), 3);
 }
 
 #[tokio::test]

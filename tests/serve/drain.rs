@@ -1,17 +1,19 @@
 //! The end of a server: no call is lost that could end.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use plimsoll::{
     ops::health::Health,
     serve::{Closed, Drain},
     server::access_log::AccessLogLayer,
 };
-use tokio::net::TcpListener;
 
 use crate::{
-    common::lines::Lines,
-    support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed},
+    common::{lines::Lines, wire::read_until},
+    support::{
+        BOUND, Doors, Inside, LIMIT, app, ends_within, eventually, run, run_inside, send, server,
+        until_closed,
+    },
 };
 
 #[tokio::test]
@@ -20,12 +22,13 @@ async fn a_call_that_runs_ends_and_nothing_new_is_taken() {
     let server = run(server(app(&doors))).await;
     let mut resting = server.connect().await;
     send(&mut resting, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    read_until(&mut resting, "\r\n\r\nok").await;
     let mut stream = server.connect().await;
     send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     doors.begun.notified().await;
     server.control.drain();
     // The connection that rests ends at once, and the listener is gone.
-    assert!(until_closed(&mut resting).await.ends_with("ok"));
+    assert_eq!(until_closed(&mut resting).await, "");
     eventually(|| std::net::TcpStream::connect(server.address).is_err()).await;
     doors.go.notify_one();
     let answer = until_closed(&mut stream).await;
@@ -41,7 +44,7 @@ async fn a_call_that_runs_ends_and_nothing_new_is_taken() {
 #[tokio::test]
 async fn half_heads_and_endless_streams_do_not_hold_it_up() {
     let doors = Doors::default();
-    let server = run(server(app(&doors)).head_timeout(BOUND).write_stall(BOUND)).await;
+    let server = run(server(app(&doors)).drain(ends_within(LIMIT * 10))).await;
     let mut half = server.connect().await;
     send(&mut half, b"GET / HTTP/1.1\r\nhost: a\r\n").await;
     let mut endless = server.connect().await;
@@ -53,7 +56,7 @@ async fn half_heads_and_endless_streams_do_not_hold_it_up() {
     let began = Instant::now();
     let connections = server.connections.clone();
     let (report, answer) = tokio::join!(server.end(), until_closed(&mut waiting));
-    assert!(began.elapsed() < LIMIT * 10 + Duration::from_secs(1));
+    assert!(began.elapsed() < BOUND / 2);
     assert_eq!((report.drained, report.cut, report.exit_code()), (0, 2, 3));
     // Who still waited for a head is told why there is none.
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -82,7 +85,8 @@ async fn a_second_request_to_end_cuts_at_once() {
 async fn a_stream_of_http2_is_told_and_its_line_says_drained() {
     let doors = Doors::default();
     let lines = Lines::listen();
-    let server = run(server(app(&doors).layer(AccessLogLayer::new()))).await;
+    let server = server(app(&doors).layer(AccessLogLayer::new()));
+    let server = run(server.drain(ends_within(LIMIT))).await;
     let (mut client, connection) = h2::client::handshake(server.connect().await)
         .await
         .expect("a handshake");
@@ -104,7 +108,7 @@ async fn a_stream_of_http2_is_told_and_its_line_says_drained() {
 #[tokio::test]
 async fn a_caller_of_grpc_is_told_in_its_own_words() {
     let doors = Doors::default();
-    let server = run(server(app(&doors)).write_stall(BOUND)).await;
+    let server = run(server(app(&doors)).drain(ends_within(LIMIT))).await;
     let (mut client, connection) = h2::client::handshake(server.connect().await)
         .await
         .expect("a handshake");
@@ -133,37 +137,29 @@ async fn a_caller_of_grpc_is_told_in_its_own_words() {
     assert_eq!(trailers["plimsoll-reason"], "drained");
 }
 
-#[tokio::test]
+/// On a paused clock: the notice lasts as long as anything is left to do.
+#[tokio::test(start_paused = true)]
 async fn readiness_goes_first_and_operators_are_answered_to_the_end() {
     let doors = Doors::default();
     let health = Health::new();
     let draining = health.clone();
-    let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let probes = admin.local_addr().expect("an address");
+    let (admin, probes) = Inside::new();
     let notice = Drain::new().notice(LIMIT).deadline(BOUND);
     let server = server(app(&doors))
         .drain(notice)
         .admin(admin, health.routes())
         .on_drain(move || draining.drain());
-    let server = run(server).await;
-    let mut stream = server.connect().await;
+    let (server, dial) = run_inside(server);
+    let mut stream = dial.connect();
     send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     doors.begun.notified().await;
-    let ready = || async {
-        let mut probe = tokio::net::TcpStream::connect(probes).await.expect("open");
-        send(
-            &mut probe,
-            b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        )
-        .await;
-        until_closed(&mut probe).await
-    };
+    let ready = || probes.ask("/readyz");
     assert!(ready().await.starts_with("HTTP/1.1 200 "));
     server.control.drain();
     eventually_not_ready(&health).await;
     assert!(ready().await.contains("draining"));
-    assert!(server.ask("/ok").await.ends_with("ok"), "it still serves");
-    eventually(|| std::net::TcpStream::connect(server.address).is_err()).await;
+    assert!(dial.ask("/ok").await.ends_with("ok"), "it still serves");
+    eventually(|| dial.is_refused()).await;
     assert!(ready().await.contains("draining"), "to the end");
     doors.go.notify_one();
     assert!(until_closed(&mut stream).await.ends_with("waited"));

@@ -5,7 +5,9 @@ use std::{num::NonZeroUsize, time::Instant};
 use plimsoll::serve::Closed;
 use tokio::io::AsyncReadExt as _;
 
-use crate::support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed};
+use crate::support::{
+    BOUND, Doors, LIMIT, app, eventually, run, run_inside, send, server, until_closed,
+};
 
 /// How HTTP/2 begins: the preface and empty settings.
 pub(crate) const BEGIN_H2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -19,7 +21,7 @@ async fn half_a_head_is_closed_in_time_whatever_half_it_is() {
         ("half a preface", b"PRI * HTTP/2.0\r\n"),
         ("a preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0"),
     ];
-    let server = run(server(app(&Doors::default()))).await;
+    let server = run(server(app(&Doors::default())).head_timeout(LIMIT)).await;
     for (count, (name, half)) in (1..).zip(halves) {
         let began = Instant::now();
         let mut stream = server.connect().await;
@@ -30,8 +32,8 @@ async fn half_a_head_is_closed_in_time_whatever_half_it_is() {
     }
     // Headers of HTTP/2 without an end: 1 byte of a block that goes on.
     let mut stream = server.connect().await;
-    send(&mut stream, BEGIN_H2).await;
-    send(&mut stream, b"\0\0\x01\x01\0\0\0\0\x01\x82").await;
+    let headers = b"\0\0\x01\x01\0\0\0\0\x01\x82";
+    send(&mut stream, &[BEGIN_H2, headers].concat()).await;
     until_closed(&mut stream).await;
     server.closes(Closed::HeadTimeout, 6).await;
     assert_eq!(server.connections.open(), 0);
@@ -39,7 +41,7 @@ async fn half_a_head_is_closed_in_time_whatever_half_it_is() {
 
 #[tokio::test]
 async fn a_head_that_drips_is_closed_all_the_same() {
-    let server = run(server(app(&Doors::default()))).await;
+    let server = run(server(app(&Doors::default())).head_timeout(LIMIT)).await;
     let mut stream = server.connect().await;
     let (mut read, mut write) = stream.split();
     let drip = async {
@@ -73,14 +75,14 @@ async fn send_slowly(write: &mut (impl tokio::io::AsyncWriteExt + Unpin)) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_rests_is_closed_and_one_that_works_is_not() {
     let doors = Doors::default();
-    let server = run(server(app(&doors)).idle_timeout(LIMIT)).await;
-    let mut stream = server.connect().await;
+    let (server, dial) = run_inside(server(app(&doors)).idle_timeout(LIMIT));
+    let mut stream = dial.connect();
     send(&mut stream, b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     doors.begun.notified().await;
-    // sleeps: longer than the limit for those that rest
+    // sleeps: on the paused clock, longer than the limit for those that rest
     tokio::time::sleep(LIMIT * 2).await;
     assert_eq!(server.connections.open(), 1);
     doors.go.notify_one();
@@ -91,7 +93,7 @@ async fn a_connection_that_rests_is_closed_and_one_that_works_is_not() {
 
 #[tokio::test]
 async fn a_peer_that_takes_nothing_is_closed() {
-    let server = run(server(app(&Doors::default()))).await;
+    let server = run(server(app(&Doors::default())).write_stall(LIMIT)).await;
     let mut stream = server.connect().await;
     send(&mut stream, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
     server.closes(Closed::WriteStalled, 1).await;
@@ -102,7 +104,7 @@ async fn a_peer_that_takes_nothing_is_closed() {
 #[tokio::test]
 async fn a_stream_whose_window_stays_shut_is_ended_alone() {
     let doors = Doors::default();
-    let server = run(server(app(&doors))).await;
+    let server = run(server(app(&doors)).write_stall(LIMIT)).await;
     let (mut client, connection) = h2::client::Builder::new()
         .initial_window_size(0)
         .handshake::<_, bytes::Bytes>(server.connect().await)
@@ -138,7 +140,7 @@ async fn a_stream_whose_window_stays_shut_is_ended_alone() {
 #[tokio::test]
 async fn there_are_as_many_connections_as_there_may_be() {
     let server = server(app(&Doors::default())).max_connections(NonZeroUsize::MIN);
-    let server = run(server.head_timeout(BOUND)).await;
+    let server = run(server).await;
     let first = server.connect().await;
     eventually(|| server.connections.open() == 1).await;
     let mut second = server.connect().await;
@@ -158,13 +160,11 @@ async fn what_is_no_http_is_a_protocol_error() {
     server.closes(Closed::ProtocolError, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_ends_when_it_is_old() {
-    let server = run(server(app(&Doors::default()))
-        .idle_timeout(BOUND)
-        .max_connection_age(LIMIT))
-    .await;
-    let mut stream = server.connect().await;
+    let server = server(app(&Doors::default())).max_connection_age(LIMIT);
+    let (server, dial) = run_inside(server);
+    let mut stream = dial.connect();
     send(&mut stream, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let answer = until_closed(&mut stream).await;
     assert!(answer.ends_with("ok"), "{answer}");

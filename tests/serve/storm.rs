@@ -11,13 +11,12 @@ use std::{
 use axum::{Router, routing::get};
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
-use plimsoll::serve::Drain;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     callers::{PROTOCOLS, Protocol, Served, Transport, serve},
     common::Dice,
-    support::{Doors, app, eventually, server},
+    support::{BOUND, Doors, app, ends_within, eventually, server},
 };
 
 /// For calls to end by themselves.
@@ -75,13 +74,8 @@ async fn keep_calling(served: &Served, protocol: Protocol, seen: &Seen) {
 async fn run_once(run: u64) {
     let seen = Arc::new(Seen::default());
     let router = slow(&seen, run + 1).merge(app(&Doors::default()));
-    let drain = Drain::new().notice(Duration::ZERO).deadline(DEADLINE);
     // The limits are far off: it is the end that ends them.
-    let hour = Duration::from_secs(3_600);
-    let server = server(router)
-        .head_timeout(hour)
-        .write_stall(hour)
-        .drain(drain);
+    let server = server(router).drain(ends_within(DEADLINE));
     let served = serve(server, Transport::Tcp).await;
 
     let mut half = served.connect(Protocol::Http1).await;
@@ -103,10 +97,7 @@ async fn run_once(run: u64) {
         began.elapsed()
     };
     let (_, took) = tokio::join!(calling, ending);
-    assert!(
-        took < DEADLINE + Duration::from_secs(1),
-        "run {run}: {took:?}"
-    );
+    assert!(took < BOUND / 2, "run {run}: {took:?}");
     let connections = served.connections.clone();
     let report = served.end().await;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -1,6 +1,9 @@
 //! Peers that take little, late or nothing of what is ready.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -14,6 +17,10 @@ use tokio::io::AsyncReadExt as _;
 use crate::support::{BOUND, Doors, LIMIT, app, eventually, run, send, server};
 
 const FRAME: usize = 24 * 1024 * 1024;
+/// In which something has to be taken, and how long a slow peer waits each time: a hundredth of it, since a machine may
+/// stand still. All of it takes longer.
+const STALL: Duration = Duration::from_millis(1_500);
+const PAUSE: Duration = Duration::from_millis(15);
 
 /// Two frames, each far larger than what is taken within the limit.
 fn large() -> Router {
@@ -28,7 +35,7 @@ fn large() -> Router {
 
 #[tokio::test]
 async fn the_last_bytes_of_a_stream_are_taken_or_it_is_ended() {
-    let server = run(server(app(&Doors::default())).idle_timeout(BOUND)).await;
+    let server = run(server(app(&Doors::default())).write_stall(LIMIT)).await;
     let (mut client, connection) = h2::client::Builder::new()
         .initial_window_size(0)
         .handshake::<_, Bytes>(server.connect().await)
@@ -49,26 +56,28 @@ async fn the_last_bytes_of_a_stream_are_taken_or_it_is_ended() {
 
 #[tokio::test]
 async fn a_peer_that_takes_a_large_frame_slowly_gets_it_all() {
-    let server = run(server(large()).write_stall(LIMIT * 3)).await;
+    let server = run(server(large()).write_stall(STALL)).await;
     let mut stream = server.connect().await;
     let request = b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     send(&mut stream, request).await;
     let (mut taken, mut buffer) = (0, vec![0; 256 * 1024]);
+    let began = Instant::now();
     loop {
         match stream.read(&mut buffer).await.expect("no reset") {
             0 => break,
             read => taken += read,
         }
         // sleeps: what the peer does here is to be slow
-        tokio::time::sleep(LIMIT / 20).await;
+        tokio::time::sleep(PAUSE).await;
     }
     assert!(taken > 2 * FRAME, "{taken}");
+    assert!(began.elapsed() > STALL, "or nothing could have stalled");
     assert_eq!(server.connections.closed(Closed::WriteStalled), 0);
 }
 
 #[tokio::test]
 async fn a_stream_that_takes_a_large_frame_slowly_gets_it_all() {
-    let server = run(server(large()).write_stall(LIMIT * 3)).await;
+    let server = run(server(large()).write_stall(STALL)).await;
     let (mut client, connection) = h2::client::handshake(server.connect().await)
         .await
         .expect("a handshake");
@@ -79,6 +88,7 @@ async fn a_stream_that_takes_a_large_frame_slowly_gets_it_all() {
     let client: h2::client::SendRequest<Bytes> = client;
     let mut body = head.await.expect("a head").into_body();
     let (mut taken, mut pause) = (0, 0);
+    let began = Instant::now();
     while let Some(data) = body.data().await {
         let data = data.expect("no reset");
         taken += data.len();
@@ -89,10 +99,11 @@ async fn a_stream_that_takes_a_large_frame_slowly_gets_it_all() {
         if pause > 256 * 1024 {
             pause = 0;
             // sleeps: what the peer does here is to be slow
-            tokio::time::sleep(LIMIT / 20).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
     assert_eq!(taken, 2 * FRAME);
+    assert!(began.elapsed() > STALL, "or nothing could have stalled");
     drop(client);
     connection.abort();
 }

@@ -15,7 +15,9 @@ use crate::{
     callers::{PROTOCOLS, Protocol, Transport, certified, serve, ways},
     common::lines::Lines,
     peers::BEGIN_H2,
-    support::{BOUND, Doors, LIMIT, app, eventually, run, send, server, until_closed},
+    support::{
+        BOUND, Doors, FAR, LIMIT, app, ends_within, eventually, run, send, server, until_closed,
+    },
 };
 
 #[tokio::test]
@@ -84,7 +86,7 @@ async fn a_call_that_does_not_end_is_cut_and_told_so() {
         doors.begun.notified().await;
         let began = Instant::now();
         let (report, answer) = tokio::join!(server.end(), answer);
-        assert!(began.elapsed() < LIMIT * 2 + std::time::Duration::from_secs(1));
+        assert!(began.elapsed() < BOUND / 2);
         let answer = answer.expect("an answer");
         assert_eq!(answer.headers()["plimsoll-reason"], "drained");
         match protocol {
@@ -106,9 +108,10 @@ async fn half_a_head_is_closed_and_holds_up_no_end_over_tls() {
         (Protocol::Grpc, b"\0\0\x01\x01\0\0\0\0\x01\x82"),
     ];
     for ends in [false, true] {
-        let head = if ends { BOUND } else { LIMIT };
+        // Handshakes are made within it, too.
+        let head = if ends { FAR } else { LIMIT * 10 };
         let server = server(app(&Doors::default())).head_timeout(head);
-        let server = serve(server, Transport::Tls).await;
+        let server = serve(server.drain(ends_within(LIMIT * 10)), Transport::Tls).await;
         let mut streams = Vec::new();
         for (protocol, half) in halves {
             let mut stream = server.connect(protocol).await;
@@ -124,7 +127,7 @@ async fn half_a_head_is_closed_and_holds_up_no_end_over_tls() {
         let connections = server.connections.clone();
         if ends {
             let report = server.end().await;
-            assert!(began.elapsed() < LIMIT * 10 + std::time::Duration::from_secs(1));
+            assert!(began.elapsed() < BOUND / 2);
             assert_eq!(report.cut, 0);
         } else {
             eventually(|| connections.closed(Closed::HeadTimeout) == 5).await;
@@ -143,7 +146,8 @@ async fn half_a_head_is_closed_and_holds_up_no_end_over_tls() {
 #[tokio::test]
 async fn a_peer_that_takes_nothing_is_closed_over_each_transport() {
     for (transport, protocol) in ways() {
-        let server = serve(server(app(&Doors::default())), transport).await;
+        let server = server(app(&Doors::default())).write_stall(LIMIT);
+        let server = serve(server, transport).await;
         let mut caller = server.caller(protocol).await;
         let answer = caller.call("/endless").await.expect("a head");
         // It is held, and nothing of it is read.
@@ -163,7 +167,8 @@ async fn a_handshake_that_fails_or_stalls_is_counted_and_told_with_its_cause() {
     let (config, _) = certified();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let server = server(app(&Doors::default())).listen_tls(listener, config);
+    let server = server(app(&Doors::default())).head_timeout(LIMIT * 10);
+    let server = server.listen_tls(listener, config);
     let (connections, control) = (server.connections(), server.control());
     let ended = tokio::spawn(server.run());
     // Who speaks something else, or nothing.

@@ -1,6 +1,6 @@
 //! Connections that are handed over to another protocol, such as WebSocket.
 
-use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{convert::Infallible, num::NonZeroUsize, sync::Arc};
 
 use axum::{
     Router,
@@ -10,13 +10,16 @@ use axum::{
 };
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use plimsoll::serve::{Closed, Drain};
+use plimsoll::serve::Closed;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{Mutex, mpsc},
 };
 
-use crate::support::{BOUND, Doors, LIMIT, Running, eventually, run, send, server, until_closed};
+use crate::support::{
+    BOUND, Doors, LIMIT, Running, ends_within, eventually, run, run_inside, send, server,
+    until_closed,
+};
 
 /// How the other end of an upgrade fared: what it read until it ended, and with which error.
 type Fates = Arc<Mutex<mpsc::UnboundedReceiver<Result<Vec<u8>, std::io::ErrorKind>>>>;
@@ -101,8 +104,7 @@ async fn one_that_ends_by_itself_is_counted_as_any_other() {
 async fn one_that_does_not_end_is_cut_off_at_the_end_and_holds_up_nothing() {
     let doors = Doors::default();
     let (router, fates) = echoing(&doors);
-    let drain = Drain::new().notice(Duration::ZERO).deadline(BOUND * 2);
-    let server = run(server(router).drain(drain)).await;
+    let server = run(server(router).drain(ends_within(BOUND * 2))).await;
     let mut streams = [upgraded(&server).await, upgraded(&server).await];
     assert_eq!(server.connections.open(), 2);
     let connections = server.connections.clone();
@@ -144,13 +146,13 @@ async fn one_that_is_never_read_again_holds_up_nothing_either() {
 }
 
 /// WebSocket over HTTP/2 (RFC 8441): a stream that is handed over, on a connection that is not.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stream_of_http2_keeps_its_connection_and_is_cut_with_it() {
     let doors = Doors::default();
     let (router, fates) = echoing(&doors);
-    let drain = Drain::new().notice(Duration::ZERO).deadline(LIMIT);
-    let server = run(server(router).idle_timeout(LIMIT).drain(drain)).await;
-    let (mut client, connection) = h2::client::handshake(server.connect().await)
+    let server = server(router).idle_timeout(LIMIT).drain(ends_within(LIMIT));
+    let (server, dial) = run_inside(server);
+    let (mut client, connection) = h2::client::handshake(dial.connect())
         .await
         .expect("a handshake");
     tokio::spawn(connection);
@@ -158,7 +160,7 @@ async fn a_stream_of_http2_keeps_its_connection_and_is_cut_with_it() {
     eventually_extended(&mut client).await;
     let mut request = http::Request::builder()
         .method(http::Method::CONNECT)
-        .uri(format!("http://{}/tunnel", server.address))
+        .uri("http://a/tunnel")
         .body(())
         .expect("a request");
     let protocol = h2::ext::Protocol::from_static("test");
@@ -173,7 +175,7 @@ async fn a_stream_of_http2_keeps_its_connection_and_is_cut_with_it() {
         body.data().await.expect("an echo").expect("no reset"),
         hello
     );
-    // sleeps: longer than a connection may rest
+    // sleeps: on the paused clock, longer than a connection may rest
     tokio::time::sleep(LIMIT * 2).await;
     assert_eq!(server.connections.open(), 1, "it does not rest");
     sending.send_data(hello.clone(), false).expect("sent");

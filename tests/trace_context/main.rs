@@ -420,6 +420,9 @@ async fn a_span_of_tracing_joins_the_same_trace_and_is_the_parent_of_others() {
     let spans = Spans::new();
     let subscriber = tracing_subscriber::registry()
         .with(tracing_opentelemetry::layer().with_tracer(spans.tracer()));
+    // Tests beside this one have no subscriber. Were it the only one, the first of them to come to a place in the code
+    // would answer for all whether anybody listens there.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let guard = tracing::subscriber::set_default(subscriber);
     let app: Router = Router::new()
         .route(

@@ -7,6 +7,7 @@ mod grpc_calls;
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -33,6 +34,7 @@ use plimsoll::server::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_stream::StreamExt as _;
 use tower::{Layer, Service, ServiceBuilder, layer::layer_fn};
@@ -212,9 +214,13 @@ async fn a_head_and_its_likes_are_complete() {
 #[tokio::test]
 async fn a_caller_that_goes_away_is_told_as_such() {
     let lines = Lines::listen();
-    let slow = Router::new()
-        .route("/slow", on_get(std::future::pending::<()>))
-        .layer(layers!());
+    let begun = Arc::new(Notify::new());
+    let tell = Arc::clone(&begun);
+    let slow = async move || {
+        tell.notify_one();
+        std::future::pending::<()>().await;
+    };
+    let slow = Router::new().route("/slow", on_get(slow)).layer(layers!());
     let address = serve(slow.merge(app())).await;
     // Before the head: HTTP/1 closes the connection, HTTP/2 resets the stream.
     let mut stream = TcpStream::connect(address).await.expect("it listens");
@@ -222,9 +228,7 @@ async fn a_caller_that_goes_away_is_told_as_such() {
         .write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .expect("it reads");
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
+    begun.notified().await;
     drop(stream);
     let line = lines.access(1).await.remove(0);
     assert_eq!(

@@ -16,11 +16,19 @@ pub(crate) fn of(settings: &Settings) -> Result<Health, InvalidUrl> {
     let mut health = Health::new().grpc_service(grpc::Service::NAME);
     if let Some(upstream) = &settings.upstream {
         let check = Check::http("upstream", &format!("{upstream}ok"))?;
-        health = health.check(check.keep(KEEP));
+        health = health.check(kept(check, settings));
     }
     if let Some(redis) = &settings.limits.redis {
         let check = Check::redis("redis", redis)?;
-        health = health.check(check.keep(KEEP).not_critical());
+        health = health.check(kept(check, settings).not_critical());
     }
     Ok(health)
+}
+
+fn kept(check: Check, settings: &Settings) -> Check {
+    let check = check.keep(KEEP);
+    match settings.check_timeout {
+        Some(limit) => check.timeout(limit),
+        None => check,
+    }
 }

@@ -29,13 +29,13 @@ use plimsoll::telemetry;
 use settings::{LogTo, Settings};
 
 /// How long calls that did not end in time may take to notice that the runtime is gone.
-const LAST_CALLS: Duration = Duration::from_millis(400);
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// How long the last export of metrics and spans may take.
-const LAST_EXPORT: Duration = Duration::from_secs(2);
+const LAST_EXPORT: Duration = Duration::from_secs(10);
 
 /// How long the log may take to write its last lines.
-const LAST_LINES: Duration = Duration::from_millis(400);
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The log cannot write where it should.
 #[derive(Debug, thiserror::Error)]

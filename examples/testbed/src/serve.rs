@@ -92,15 +92,16 @@ pub(crate) async fn run(
         .merge(health.details())
         .merge(health.grpc_routes())
         .merge(telemetry.metrics_route());
-    // Half of the time for whoever sends calls to see it, half for calls to end.
-    let half = settings.drain / 2;
+    // Some of the time for whoever sends calls to see it, the rest for calls to end.
+    let notice = settings.notice.unwrap_or(settings.drain / 2);
+    let deadline = settings.drain.saturating_sub(notice);
     let mut server = Server::new(layers::around(router, incoming.clone()))
         .count_in(&connections)
         .listen(listeners.http)
         .listen_with(listeners.grpc, layers::around(services, incoming))
         .admin(listeners.admin, operators)
         .on_drain(move || draining.drain())
-        .drain(Drain::new().notice(half).deadline(half));
+        .drain(Drain::new().notice(notice).deadline(deadline));
     if let Some(limit) = settings.head_timeout {
         server = server.head_timeout(limit);
     }

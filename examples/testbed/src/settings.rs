@@ -57,6 +57,10 @@ pub(crate) struct Settings {
     pub(crate) max_connections: Option<NonZeroUsize>,
     /// `TB_DRAIN_MS`: how long calls may go on after SIGTERM. Default 5000.
     pub(crate) drain: Duration,
+    /// `TB_NOTICE_MS`: how much of that passes before the listeners close. Default half.
+    pub(crate) notice: Option<Duration>,
+    /// `TB_CHECK_MS`: how long a check of health may take. Default that of the check.
+    pub(crate) check_timeout: Option<Duration>,
     /// How many calls are let in at once.
     pub(crate) admission: Admission,
     /// What holds for `/limited` and `/limited-redis`.
@@ -103,6 +107,8 @@ impl Default for Settings {
             write_stall: None,
             max_connections: None,
             drain: Duration::from_secs(5),
+            notice: None,
+            check_timeout: None,
             admission: Admission::default(),
             limits: Limits::default(),
         }
@@ -164,6 +170,14 @@ impl Settings {
             }
             "TB_DRAIN_MS" => {
                 self.drain = Duration::from_millis(parse(name, value, "a number of milliseconds")?);
+            }
+            "TB_NOTICE_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.notice = Some(Duration::from_millis(millis));
+            }
+            "TB_CHECK_MS" => {
+                let millis = parse(name, value, "a number of milliseconds")?;
+                self.check_timeout = Some(Duration::from_millis(millis));
             }
             "TB_MAX_INFLIGHT" => {
                 self.admission.max_in_flight = Some(parse(name, value, "a number above 0")?);
@@ -268,6 +282,8 @@ mod tests {
             ("TB_BODY_MAX", "4096"),
             ("TB_TRUSTED", "127.0.0.0/8"),
             ("TB_DRAIN_MS", "250"),
+            ("TB_NOTICE_MS", "50"),
+            ("TB_CHECK_MS", "900"),
             ("TB_MAX_INFLIGHT", "4"),
             ("TB_QUEUE", "8"),
             ("TB_QUEUE_MS", "500"),
@@ -281,6 +297,8 @@ mod tests {
         assert_eq!(settings.body_max, 4_096);
         assert!(settings.trusted.trusts([127, 0, 0, 1].into()));
         assert_eq!(settings.drain, Duration::from_millis(250));
+        assert_eq!(settings.notice, Some(Duration::from_millis(50)));
+        assert_eq!(settings.check_timeout, Some(Duration::from_millis(900)));
         let admission = settings.admission;
         assert_eq!(admission.limit().handle().limit(), 4);
         assert_eq!(admission.queue, Some(8));

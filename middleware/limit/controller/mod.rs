@@ -227,7 +227,7 @@ impl Controller {
                 self.fast.count(true);
                 self.noise.add(latency);
             }
-            Sample::Cancelled => {}
+            Sample::Cancelled => self.fast.cancel(),
             Sample::Nothing(time) => self.forget(time, now),
         }
     }
@@ -253,6 +253,9 @@ impl Controller {
         let is_long = time >= SHORTEST
             && f64::from(self.fast.ended) >= FAST * cv2.max(1.0)
             && self.base.is_none_or(|base| time >= base);
+        if time >= LONGEST && self.fast.is_mute() {
+            return self.learn_nothing(now);
+        }
         if !is_long && (time < LONGEST || self.fast.ended < 2) {
             return;
         }
@@ -279,6 +282,16 @@ impl Controller {
             return;
         }
         self.look_slow(now, &slow, base, sigma, room);
+    }
+
+    /// Almost nobody waited for an answer. What was suspected or tried stays undecided.
+    fn learn_nothing(&mut self, now: Seconds) {
+        (self.suspects_high, self.suspects_low) = (false, false);
+        if self.phase == Phase::Judge {
+            // Judge -> Normal
+            return self.settle(now, self.trial.limit);
+        }
+        self.reset(now);
     }
 
     /// The first time without load.

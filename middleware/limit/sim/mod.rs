@@ -176,6 +176,8 @@ struct Request {
     before: f64,
     /// It hangs for so long, and needs no worker.
     hangs: Option<Seconds>,
+    /// Its caller does not wait for the end.
+    is_cancelled: bool,
     class: usize,
     seat: Seat,
 }
@@ -200,6 +202,8 @@ pub(super) enum Fault {
     FourTimesSlower,
     /// This share of the calls hangs for so long, in something that is not the server's.
     Hangs(f64, Seconds),
+    /// Every caller hangs up at some point of the call.
+    Cancels,
 }
 
 /// What became of the requests: when each came, how long it took or why not, and its class.
@@ -319,7 +323,7 @@ impl World {
             let (share, slow) = match fault {
                 Fault::QuarterCapacity => (0.25, 1.0),
                 Fault::FourTimesSlower => (1.0, 4.0),
-                Fault::Hangs(..) => (1.0, 1.0),
+                Fault::Hangs(..) | Fault::Cancels => (1.0, 1.0),
             };
             changes.push_back((from, (load.servers * share).max(least), slow));
             changes.push_back((to, load.servers, 1.0));
@@ -340,10 +344,11 @@ impl World {
                 } else {
                     0.0
                 };
-                let hangs = match scenario.fault {
-                    Some((Fault::Hangs(share, time), from, to)) if (from..to).contains(&now) => {
-                        (dice.roll() < share).then_some(time)
-                    }
+                let fault = scenario.fault;
+                let fault = fault.filter(|(_, from, to)| (*from..*to).contains(&now));
+                let hangs = match fault {
+                    Some((Fault::Hangs(share, time), ..)) => (dice.roll() < share).then_some(time),
+                    Some((Fault::Cancels, ..)) => Some(before + work * dice.roll()),
                     _ => None,
                 };
                 let request = Request {
@@ -352,6 +357,7 @@ impl World {
                     work,
                     before,
                     hangs,
+                    is_cancelled: matches!(fault, Some((Fault::Cancels, ..))),
                     class,
                     seat: Seat::default(),
                 };
@@ -408,8 +414,13 @@ impl World {
 
     fn end(&mut self, now: Seconds, who: usize) {
         let request = &self.requests[who];
-        self.answered[who] = Some(now - request.arrived);
-        let sample = Sample::Served(now - request.admitted);
+        let (answer, sample) = if request.is_cancelled {
+            (None, Sample::Cancelled)
+        } else {
+            let served = Sample::Served(now - request.admitted);
+            (Some(now - request.arrived), served)
+        };
+        self.answered[who] = answer;
         self.state.end(now, request.seat, sample);
         self.call(now);
     }

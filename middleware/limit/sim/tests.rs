@@ -167,6 +167,27 @@ fn calls_that_hang_do_not_take_the_limit_with_them() {
     }
 }
 
+/// Five seeds of each workload, 1,000 with `PLIMSOLL_LONG=1`.
+#[test]
+fn after_10_s_in_which_everybody_hangs_up_all_is_as_before() {
+    let long = std::env::var("PLIMSOLL_LONG").is_ok_and(|long| long == "1");
+    let seeds = if long { 1_000 } else { 5 };
+    let goodput = mean_of(&WORKLOADS, &Vec::from_iter(41..41 + seeds), |load, seed| {
+        let outcome = run(&Scenario {
+            load,
+            times: 1.5,
+            end: 35.0,
+            fault: Some((Fault::Cancels, 10.0, 20.0)),
+            sheds: false,
+            seed,
+        });
+        let goodput = outcome.goodput_out(30.0, 34.0, 1.0);
+        assert!(goodput > 0.7, "{} with {seed}: {goodput:.3}", load.name);
+        goodput
+    });
+    assert!(goodput > 0.95, "{goodput:.3}");
+}
+
 #[test]
 fn the_highest_priority_is_answered() {
     for (times, expected) in [(2.0, [1.0, 0.88, 0.06]), (5.0, [0.93, 0.04, 0.0])] {

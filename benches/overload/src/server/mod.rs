@@ -183,7 +183,8 @@ mod tests {
     /// More at once than any variant but no limit lets in.
     const CALLS: usize = 200;
 
-    async fn answers<D: Dial>(dial: D) -> Vec<Option<Answer>> {
+    /// All of them at once; once the first is answered, the backend has `places`.
+    async fn answers<D: Dial>(dial: D, work: &Work, places: usize) -> Vec<Option<Answer>> {
         let mut links = Vec::new();
         for _ in 0..CALLS {
             links.push(dial.dial().await.unwrap());
@@ -192,7 +193,11 @@ mod tests {
         for mut link in links {
             calls.spawn(async move { link.call(Class::Critical).await });
         }
-        calls.join_all().await
+        let first = calls.join_next().await.expect("there are some");
+        work.change(Change::Places(places));
+        let mut answers = calls.join_all().await;
+        answers.push(first.expect("no panic"));
+        answers
     }
 
     /// Served, rejected with a hint, rejected without one.
@@ -202,17 +207,22 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let work = Arc::new(Work::new(case.backend, case.seed));
+        let places = case.backend.places();
+        if variant != Variant::NoLimit {
+            // Nobody is served until somebody is rejected: a slow machine, whose calls come one by one, would serve them all.
+            work.change(Change::Places(0));
+        }
         let delay = ReadDelay::new();
-        let router = router(&case, work, &delay).unwrap();
+        let router = router(&case, Arc::clone(&work), &delay).unwrap();
         let server = answer(listener, protocol, router, Some(delay));
         let calls = async {
             match protocol {
-                Protocol::Http => answers(Http1 { address }).await,
-                Protocol::Grpc => answers(Grpc::new(address)).await,
+                Protocol::Http => answers(Http1 { address }, &work, places).await,
+                Protocol::Grpc => answers(Grpc::new(address), &work, places).await,
             }
         };
         let answers = tokio::select! {
-            answers = timeout(Duration::from_secs(20), calls) => answers.expect("calls end"),
+            answers = timeout(Duration::from_secs(60), calls) => answers.expect("calls end"),
             ended = server => panic!("the server ended: {ended:?}"),
         };
         let count = |wanted| {
