@@ -12,7 +12,8 @@ mod told;
 use super::window::{Look, Noise, Seconds, Window};
 use ages::Ages;
 pub(super) use ages::Cohort;
-pub(super) use told::{Sample, Standing, Tuning};
+use told::whole;
+pub(super) use told::{Sample, Standing, Tuning, as_float};
 
 /// A fast window has at least so many completions.
 const FAST: f64 = 12.0;
@@ -490,15 +491,4 @@ impl Controller {
         self.slow = Window::from(now);
         self.last = now;
     }
-}
-
-/// Limits are whole, above 0 and below 2^53.
-fn whole(limit: f64) -> usize {
-    limit as usize
-}
-
-/// Counts of calls, as numbers to reckon with.
-pub(super) fn as_float(count: usize) -> f64 {
-    // Exact below 2^53.
-    count as f64
 }
