@@ -189,22 +189,6 @@ impl Frame {
         self.journal.get_or_insert_default()
     }
 
-    pub(crate) fn intake(&self) -> Option<&Arc<Intake>> {
-        self.intake.as_ref()
-    }
-
-    pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
-        self.intake = Some(intake);
-    }
-
-    pub(crate) fn secrets(&self) -> &Secrets {
-        &self.secrets
-    }
-
-    pub(crate) fn secrets_mut(&mut self) -> &mut Secrets {
-        &mut self.secrets
-    }
-
     /// Whether the line of the call is still to be claimed. From now on it is.
     pub(crate) fn claim_line(&mut self) -> bool {
         !mem::replace(&mut self.has_line, true)
@@ -260,6 +244,8 @@ pub(crate) fn note(cause: Cause) {
 pub struct Scope {
     /// Of the outermost layer only.
     frame: Option<Box<Frame>>,
+    /// Whether the frame of the thread is that of the call.
+    joined: bool,
     /// Whether the call has a frame that was not at hand, as in the worker of tower's `Buffer`.
     strayed: bool,
     /// Whether the request is yet to be marked, so that layers further in join.
@@ -288,21 +274,39 @@ impl Scope {
     /// As [`Scope::open`], for the layer that is about to mark the request with its id.
     #[inline]
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let mut scope = Self::join(request);
+        scope.own(request);
+        scope
+    }
+
+    /// Joins the frame of this request's call, if it is at hand. Else there is none until this is to [own](Self::own) one:
+    /// for layers that may answer before.
+    #[inline]
+    pub(crate) fn join<B>(request: &Request<B>) -> Self {
         let extensions = request.extensions();
         let id = extensions.get::<RequestId>();
         let marked = id.is_some() || extensions.get::<InCall>().is_some();
         let joined = marked && current(|frame| frame.is_of(id)).unwrap_or_default();
-        let frame = (!joined).then(|| {
+        let mut scope = Self::holding(None, Span::none());
+        scope.joined = joined;
+        scope.strayed = marked && !joined;
+        scope
+    }
+
+    /// Makes a frame, unless there is one. Layers further in join it if something is [told](Self::tell) there.
+    #[inline]
+    pub(crate) fn own<B>(&mut self, request: &Request<B>) {
+        if !self.joined && self.frame.is_none() {
             let mut frame = Frame::of(request);
-            frame.request_id = id.cloned();
-            frame
-        });
-        Self {
-            frame,
-            strayed: marked && !joined,
-            unmarked: false,
-            span: Span::none(),
+            frame.request_id = request.extensions().get::<RequestId>().cloned();
+            self.frame = Some(frame);
         }
+    }
+
+    /// Notes something for layers further in.
+    pub(crate) fn tell(&mut self, change: impl FnOnce(&mut Frame)) {
+        self.unmarked = self.frame.is_some();
+        self.update(change);
     }
 
     /// Joins the frame of the call once this runs within it. What was noted elsewhere comes along.
@@ -322,6 +326,7 @@ impl Scope {
             .unwrap_or_default();
         if returned {
             self.strayed = false;
+            self.joined = true;
             if let Some(own) = self.frame.take() {
                 own.give_back();
             }
@@ -330,30 +335,32 @@ impl Scope {
 
     /// A scope that shows these ids and owns nothing else.
     pub(super) fn of_ids(ids: Option<Box<Frame>>) -> Self {
-        Self {
-            frame: ids,
-            strayed: false,
-            unmarked: false,
-            span: Span::current(),
-        }
+        Self::holding(ids, Span::current())
     }
 
     /// A scope of no call.
     pub(crate) fn of_nothing() -> Self {
+        Self::holding(None, Span::none())
+    }
+
+    #[inline]
+    fn holding(frame: Option<Box<Frame>>, span: Span) -> Self {
         Self {
-            frame: None,
+            frame,
+            joined: false,
             strayed: false,
             unmarked: false,
-            span: Span::none(),
+            span,
         }
     }
 
-    /// Changes the frame. `None` where another task holds it.
+    /// Changes the frame. `None` where there is none, or another task holds it.
     #[inline]
     pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut Frame) -> R) -> Option<R> {
         match &mut self.frame {
             Some(frame) => Some(change(frame)),
-            None => update(change),
+            None if self.joined => update(change),
+            None => None,
         }
     }
 
@@ -372,8 +379,9 @@ impl Scope {
 
     /// The id of the call, if it has one.
     #[inline]
-    pub(crate) fn request_id(&mut self) -> Option<RequestId> {
-        self.update(|frame| frame.request_id.clone()).flatten()
+    pub(crate) fn request_id<B>(&mut self, request: &Request<B>) -> Option<RequestId> {
+        self.update(|frame| frame.request_id.clone())
+            .unwrap_or_else(|| request.extensions().get().cloned())
     }
 
     /// Also enters this span whenever the scope is entered.
@@ -403,6 +411,7 @@ impl Scope {
     pub(crate) fn take(&mut self) -> Self {
         Self {
             frame: self.frame.take(),
+            joined: self.joined,
             strayed: self.strayed,
             unmarked: false,
             span: mem::replace(&mut self.span, Span::none()),

@@ -18,19 +18,22 @@ use super::{
     shared::Admitted,
     state::{Ask, Seat},
     wait::Wait,
+    window::Seconds,
 };
 use crate::{
     clock,
-    context::{Frame, Scope},
-    protocol::Protocol,
+    context::Scope,
     rejection::{Reason, Rejection, RetryHint},
 };
 
 /// Lets calls in on behalf of one layer.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct Desk(Arc<Post>);
+
+#[derive(Clone)]
+struct Post {
     shared: Arc<Shared>,
-    rules: Arc<Rules>,
+    rules: Rules,
     layer: &'static str,
 }
 
@@ -38,8 +41,8 @@ pub(crate) struct Desk {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit {
     ask: Ask,
-    protocol: Protocol,
     now: Instant,
+    at: Seconds,
 }
 
 /// What becomes of a call that may wait.
@@ -76,44 +79,43 @@ impl Future for Waiting {
 
 impl Desk {
     pub(crate) fn new(limit: Limit, layer: &'static str) -> Self {
-        Self {
+        Self(Arc::new(Post {
             shared: limit.shared,
-            rules: Arc::default(),
+            rules: Rules::default(),
             layer,
-        }
+        }))
     }
 
     /// The same with other rules.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Rules)) -> Self {
-        change(Arc::make_mut(&mut self.rules));
+        change(&mut Arc::make_mut(&mut self.0).rules);
         self
     }
 
     /// Waits for room to be made.
     pub(crate) fn vacancy(&self) -> Vacancy {
-        Vacancy::of(&self.shared)
+        Vacancy::of(&self.0.shared)
     }
 
     /// Looks at a call.
     #[inline]
     pub(crate) fn visit<B>(&self, request: &Request<B>, scope: &mut Scope) -> Visit {
         let now = clock::now();
-        let ask = self.rules.ask(request, scope, &self.shared);
         Visit {
-            ask,
-            protocol: scope.protocol(request),
+            ask: self.0.rules.ask(request, scope, &self.0.shared),
             now,
+            at: self.0.shared.seconds(now),
         }
     }
 
     /// Lets a call in at once, or says what it is answered.
     #[inline]
     pub(crate) fn enter(&self, visit: &Visit) -> Result<Admission, Rejection> {
-        if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
+        if let Some(gate) = self.0.rules.shut_gate(visit.ask.priority, visit.now) {
             return self.refuse(visit, Reason::Shed, Some(gate));
         }
-        match self.shared.enter(visit.now, &visit.ask) {
-            Ok(seat) => Ok(self.admit(visit, seat, visit.now)),
+        match self.0.shared.enter(visit.at, &visit.ask) {
+            Ok(seat) => Ok(self.admit(visit, seat, visit.at)),
             Err(reason) => self.refuse(visit, reason, None),
         }
     }
@@ -121,16 +123,16 @@ impl Desk {
     /// Lets a call in at once, or has it wait, or says what it is answered.
     #[inline]
     pub(crate) fn enter_or_wait(&self, visit: Visit) -> Result<Entered, Rejection> {
-        if let Some(gate) = self.rules.shut_gate(visit.ask.priority, visit.now) {
+        if let Some(gate) = self.0.rules.shut_gate(visit.ask.priority, visit.now) {
             return self
                 .refuse(&visit, Reason::Shed, Some(gate))
                 .map(Entered::Now);
         }
-        if self.shared.is_dry() {
+        if self.0.shared.is_dry() {
             return self.enter(&visit).map(Entered::Now);
         }
-        match Shared::enter_or_wait(&self.shared, visit.now, &visit.ask) {
-            Ok(Admitted::Now(seat)) => Ok(Entered::Now(self.admit(&visit, seat, visit.now))),
+        match Shared::enter_or_wait(&self.0.shared, visit.at, &visit.ask) {
+            Ok(Admitted::Now(seat)) => Ok(Entered::Now(self.admit(&visit, seat, visit.at))),
             Ok(Admitted::Later(wait)) => Ok(Entered::Later(Waiting { wait, visit })),
             Err(reason) => self.refuse(&visit, reason, None).map(Entered::Now),
         }
@@ -146,20 +148,21 @@ impl Desk {
     ) -> Result<Admission, Rejection> {
         let now = clock::now();
         let waited = now.saturating_duration_since(arrived);
-        scope.update(|frame: &mut Frame| frame.set_queued(self.shared.name, waited));
+        scope.tell(|frame| frame.set_queued(self.0.shared.name, waited));
+        let at = self.0.shared.seconds(now);
         match verdict {
-            Ok(seat) => Ok(self.admit(visit, seat, now)),
-            Err(reason) => Err(self.reject(visit, reason, None, now)),
+            Ok(seat) => Ok(self.admit(visit, seat, at)),
+            Err(reason) => Err(self.reject(visit, reason, None, at)),
         }
     }
 
-    fn admit(&self, visit: &Visit, seat: Seat, now: Instant) -> Admission {
-        let shared = Arc::clone(&self.shared);
-        let (protocol, streams) = (visit.protocol, visit.ask.streams);
+    #[inline]
+    fn admit(&self, visit: &Visit, seat: Seat, at: Seconds) -> Admission {
+        let shared = Arc::clone(&self.0.shared);
         // Before anything is told: it comes back, should whoever hears of it panic.
-        let permit = Permit::new(shared, now, seat, protocol, streams);
-        self.shared.tally.admits();
-        self.shared.report(false, now);
+        let permit = Permit::new(shared, at, seat, visit.ask.streams);
+        self.0.shared.tally.admits();
+        self.0.shared.report(false, at);
         Admission::of(permit)
     }
 
@@ -170,13 +173,13 @@ impl Desk {
         reason: Reason,
         which: Option<&'static str>,
     ) -> Result<Admission, Rejection> {
-        if !self.shared.is_dry() {
-            return Err(self.reject(visit, reason, which, visit.now));
+        if !self.0.shared.is_dry() {
+            return Err(self.reject(visit, reason, which, visit.at));
         }
-        self.shared.tally.would_shed();
-        let seat = self.shared.force(visit.now, &visit.ask);
-        let admission = self.admit(visit, seat, visit.now);
-        self.shared.report(true, visit.now);
+        self.0.shared.tally.would_shed();
+        let seat = self.0.shared.force(visit.at, &visit.ask);
+        let admission = self.admit(visit, seat, visit.at);
+        self.0.shared.report(true, visit.at);
         Ok(admission)
     }
 
@@ -185,19 +188,19 @@ impl Desk {
         visit: &Visit,
         reason: Reason,
         which: Option<&'static str>,
-        now: Instant,
+        at: Seconds,
     ) -> Rejection {
-        self.shared.tally.rejects(reason, visit.ask.priority);
-        self.shared.report(true, now);
-        let rejection = Rejection::new(reason, self.layer);
+        self.0.shared.tally.rejects(reason, visit.ask.priority);
+        self.0.shared.report(true, at);
+        let rejection = Rejection::new(reason, self.0.layer);
         let rejection = match which {
             Some(which) => rejection.with_which(which),
             None => rejection,
         };
         match reason {
             Reason::Deadline => rejection,
-            _ if self.rules.never => rejection.with_retry(RetryHint::Never),
-            _ => rejection.with_retry(RetryHint::After(self.shared.hint())),
+            _ if self.0.rules.never => rejection.with_retry(RetryHint::Never),
+            _ => rejection.with_retry(RetryHint::After(self.0.shared.hint())),
         }
     }
 }
@@ -205,8 +208,8 @@ impl Desk {
 impl fmt::Debug for Desk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Desk")
-            .field("limit", &self.shared.name)
-            .field("rules", &self.rules)
+            .field("limit", &self.0.shared.name)
+            .field("rules", &self.0.rules)
             .finish_non_exhaustive()
     }
 }

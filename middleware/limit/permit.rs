@@ -1,11 +1,13 @@
-use std::{fmt, mem, sync::Arc, time::Instant};
+use std::{fmt, mem, sync::Arc};
 
 use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 
-use super::{controller::Sample, shared::Shared, state::Seat, upgrade::StreamPlace};
+use super::{
+    controller::Sample, shared::Shared, state::Seat, upgrade::StreamPlace, window::Seconds,
+};
 use crate::{
-    clock,
+    context::Scope,
     observe::{End, Observer},
     outcome::Outcome,
     protocol::{GrpcCode, Protocol},
@@ -29,13 +31,15 @@ impl Admission {
         }
     }
 
-    /// The same, of this request.
+    /// The same, of this request, which is about to be passed on.
     #[inline]
-    pub(crate) fn to<B>(self, request: &mut Request<B>) -> Self {
-        Self {
-            upgrade: StreamPlace::of(request),
-            ..self
+    pub(crate) fn to<B>(mut self, request: &mut Request<B>, scope: &mut Scope) -> Self {
+        scope.own(request);
+        if let Some(permit) = &mut self.permit {
+            permit.protocol = scope.protocol(request);
         }
+        self.upgrade = StreamPlace::of(request);
+        self
     }
 }
 
@@ -66,7 +70,7 @@ impl Observer for Admission {
 /// One of so many.
 pub(super) struct Permit {
     shared: Arc<Shared>,
-    since: Instant,
+    since: Seconds,
     seat: Seat,
     protocol: Protocol,
     /// Whether the call is known to be a stream before its head.
@@ -95,18 +99,12 @@ enum How {
 }
 
 impl Permit {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        since: Instant,
-        seat: Seat,
-        protocol: Protocol,
-        streams: bool,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, since: Seconds, seat: Seat, streams: bool) -> Self {
         Self {
             shared,
             since,
             seat,
-            protocol,
+            protocol: Protocol::Http,
             streams,
             place: Place::Limit,
             head: None,
@@ -126,7 +124,7 @@ impl Permit {
         );
         self.head = Some(outcome);
         if outcome == Outcome::Ok && (self.streams || upgrades || is_stream(status, headers)) {
-            let now = clock::now();
+            let now = self.shared.now();
             let sample = self.sample(How::Served, now);
             let moved = self.shared.become_stream(self.seat, sample, now);
             self.place = if moved {
@@ -158,8 +156,8 @@ impl Permit {
         }
     }
 
-    fn sample(&self, how: How, now: Instant) -> Sample {
-        let time = now.saturating_duration_since(self.since).as_secs_f64();
+    fn sample(&self, how: How, now: Seconds) -> Sample {
+        let time = now - self.since;
         match how {
             How::Served => Sample::Served(time),
             How::Failed => Sample::Failed(time),
@@ -170,15 +168,15 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let now = clock::now();
+        let now = self.shared.now();
         match mem::replace(&mut self.place, Place::Limit) {
             Place::Limit => {
                 let sample = self.sample(self.how, now);
                 self.shared.give_back(self.seat, sample, now);
             }
             Place::Misplaced => {
-                let time = now.saturating_duration_since(self.since).as_secs_f64();
-                self.shared.give_back(self.seat, Sample::Nothing(time), now);
+                let sample = Sample::Nothing(now - self.since);
+                self.shared.give_back(self.seat, sample, now);
             }
             Place::Streams => self.shared.end_stream(now),
         }

@@ -11,7 +11,7 @@ use http::Request;
 use super::{Gate, Shared, state::Ask};
 use crate::{
     caller::{Call, Key, TrustedProxies},
-    context::{CRITICALITY, Frame, PeerAddr, Priority, Route, Scope},
+    context::{CRITICALITY, PeerAddr, Priority, Route, Scope},
 };
 
 /// Callers are hashed under a key that is drawn when the process starts.
@@ -43,7 +43,8 @@ impl Rules {
         let call = Call::of(request);
         let told = self.priority_of(&call);
         if let Some(priority) = told {
-            scope.update(|frame: &mut Frame| frame.set_priority(priority));
+            scope.own(request);
+            scope.tell(|frame| frame.set_priority(priority));
         }
         let key = self.caller.as_ref();
         Ask {

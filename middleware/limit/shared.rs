@@ -20,10 +20,10 @@ use crate::{clock, context::Priority, rejection::Reason, report::Report};
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The state is asked so often, in milliseconds, by calls of each priority, though all are refused without it.
 const TICK: u64 = 10;
-/// What callers are told before a rate is known, the least and the most.
-const UNKNOWN_DRAIN: Duration = Duration::from_secs(1);
-const SHORTEST_HINT: Duration = Duration::from_millis(100);
-const LONGEST_HINT: Duration = Duration::from_secs(30);
+/// What callers are told before a rate is known, the least and the most, in microseconds.
+const UNKNOWN_DRAIN: f64 = 1e6;
+const SHORTEST_HINT: f64 = 1e5;
+const LONGEST_HINT: f64 = 30e6;
 
 /// What the layers, the handles and the permits of one limit share.
 #[derive(Debug)]
@@ -80,6 +80,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn now(&self) -> Seconds {
+        self.seconds(clock::now())
+    }
+
     pub(super) fn seconds(&self, at: Instant) -> Seconds {
         at.saturating_duration_since(self.origin).as_secs_f64()
     }
@@ -91,32 +95,32 @@ impl Shared {
 
     /// Lets a call in at once, or not at all.
     #[inline]
-    pub(super) fn enter(&self, now: Instant, ask: &Ask) -> Result<Seat, Reason> {
+    pub(super) fn enter(&self, now: Seconds, ask: &Ask) -> Result<Seat, Reason> {
         // Without the lock, as most are refused in an overload; some of each priority are let through to it, so that it
         // knows of them.
         if ask.caller.is_none() && self.is_full() && !self.is_due(ask.priority, now) {
-            let is_past = ask.deadline.is_some_and(|at| self.seconds(now) > at);
+            let is_past = ask.deadline.is_some_and(|at| now > at);
             return Err(if is_past {
                 Reason::Deadline
             } else {
                 Reason::Shed
             });
         }
-        self.change(now, |state, now| state.enter(now, ask))
+        self.change(now, |state| state.enter(now, ask))
     }
 
     /// Lets a call in whatever the limit says.
-    pub(super) fn force(&self, now: Instant, ask: &Ask) -> Seat {
-        self.change(now, |state, now| state.force(now, ask))
+    pub(super) fn force(&self, now: Seconds, ask: &Ask) -> Seat {
+        self.change(now, |state| state.force(now, ask))
     }
 
     /// Lets a call in at once, or has it wait, unless there is no point.
     pub(super) fn enter_or_wait(
         this: &Arc<Self>,
-        now: Instant,
+        now: Seconds,
         ask: &Ask,
     ) -> Result<Admitted, Reason> {
-        let entered = this.change(now, |state, now| state.enter_or_wait(now, ask));
+        let entered = this.change(now, |state| state.enter_or_wait(now, ask));
         match entered {
             Ok(seat) => return Ok(Admitted::Now(seat)),
             Err(Some(reason)) => return Err(reason),
@@ -125,7 +129,7 @@ impl Shared {
         // Made outside of the lock.
         let waiter = Arc::<Waiter>::default();
         let who = Arc::clone(&waiter);
-        let (number, waker) = this.change(now, |state, now| {
+        let (number, waker) = this.change(now, |state| {
             let joined = state.wait(now, ask, who);
             (joined.number, joined.out.and_then(settle))
         });
@@ -133,60 +137,65 @@ impl Shared {
         let Some(number) = number else {
             return Err(Reason::QueueFull);
         };
-        let place = Place::new(Arc::clone(this), waiter, number, now, ask);
+        let arrived = this.instant(now);
+        let place = Place::new(Arc::clone(this), waiter, number, arrived, ask);
         Ok(Admitted::Later(Wait::new(place)))
     }
 
     /// Takes one out of the room. False: it is not there any more.
-    pub(super) fn leave(&self, priority: Priority, number: u64, now: Instant) -> bool {
-        self.change(now, |state, now| state.leave(now, priority, number))
+    pub(super) fn leave(&self, priority: Priority, number: u64, now: Seconds) -> bool {
+        self.change(now, |state| state.leave(now, priority, number))
     }
 
-    pub(super) fn give_back(&self, seat: Seat, sample: Sample, now: Instant) {
-        self.change(now, |state, now| state.end(now, seat, sample));
+    pub(super) fn give_back(&self, seat: Seat, sample: Sample, now: Seconds) {
+        self.change(now, |state| state.end(now, seat, sample));
     }
 
     /// A permit comes back that nobody used.
-    pub(super) fn give_back_unused(&self, seat: Seat, now: Instant) {
+    pub(super) fn give_back_unused(&self, seat: Seat, now: Seconds) {
         self.give_back(seat, Sample::Nothing(0.0), now);
     }
 
-    pub(super) fn become_stream(&self, seat: Seat, sample: Sample, now: Instant) -> bool {
-        self.change(now, |state, now| state.become_stream(now, seat, sample))
+    pub(super) fn become_stream(&self, seat: Seat, sample: Sample, now: Seconds) -> bool {
+        self.change(now, |state| state.become_stream(now, seat, sample))
     }
 
-    pub(super) fn end_stream(&self, now: Instant) {
-        self.change(now, |state, _| state.end_stream());
+    pub(super) fn end_stream(&self, now: Seconds) {
+        self.change(now, |state| state.end_stream());
     }
 
     pub(super) fn set_limit(&self, limit: usize) {
-        self.change(clock::now(), |state, now| state.set_limit(now, limit));
+        let now = self.now();
+        self.change(now, |state| state.set_limit(now, limit));
     }
 
     pub(super) fn set_between(&self, min: usize, max: usize) {
-        self.change(clock::now(), |state, now| state.set_between(now, min, max));
+        let now = self.now();
+        self.change(now, |state| state.set_between(now, min, max));
     }
 
     pub(super) fn set_bounds(&self, bounds: Bounds) {
-        self.change(clock::now(), |state, _| state.set_bounds(bounds));
+        self.change(self.now(), |state| state.set_bounds(bounds));
     }
 
     /// Lets all in from now on, those who wait as well; or ends that.
     pub(super) fn set_dry_run(&self, dry_run: bool) {
         self.dry_run.store(dry_run, Ordering::Relaxed);
         // Whoever has not seen it yet and comes to wait is let in by its turn.
-        self.change(clock::now(), |state, _| state.set_open(dry_run));
+        self.change(self.now(), |state| state.set_open(dry_run));
     }
 
     pub(super) fn hold_limit(&self, limit: usize) {
-        self.change(clock::now(), |state, now| state.hold_limit(now, limit));
+        let now = self.now();
+        self.change(now, |state| state.hold_limit(now, limit));
     }
 
     /// False: it was made fixed.
     pub(super) fn adapt(&self) -> bool {
         let adapts = self.start.tuning.adapts;
         if adapts {
-            self.change(clock::now(), |state, now| state.adapt(now));
+            let now = self.now();
+            self.change(now, |state| state.adapt(now));
         }
         adapts
     }
@@ -228,16 +237,16 @@ impl Shared {
     pub(super) fn hint(&self) -> Duration {
         let drain = match self.drain.load(Ordering::Relaxed) {
             0 => UNKNOWN_DRAIN,
-            micros => Duration::from_micros(micros),
+            micros => micros as f64,
         };
         let least = drain.clamp(SHORTEST_HINT, LONGEST_HINT);
-        least.mul_f64(1.0 + self.chance())
+        Duration::from_micros((least * (1.0 + self.chance())) as u64)
     }
 
     /// Writes a line about rejections, if it is time for one.
     #[inline]
-    pub(super) fn report(&self, rejects: bool, now: Instant) {
-        if self.report.is_due(rejects, self.millis(now)) {
+    pub(super) fn report(&self, rejects: bool, now: Seconds) {
+        if self.report.is_due(rejects, millis(now)) {
             self.tell();
         }
     }
@@ -279,11 +288,11 @@ impl Shared {
     }
 
     /// Whether no call of this priority has asked the state for a while. From now on one has.
-    fn is_due(&self, priority: Priority, now: Instant) -> bool {
+    fn is_due(&self, priority: Priority, now: Seconds) -> bool {
         let Some(due) = self.due.get(priority.rank()) else {
             return true;
         };
-        let at = self.millis(now);
+        let at = millis(now);
         let is_due = at >= due.load(Ordering::Relaxed);
         if is_due {
             due.store(at.saturating_add(TICK), Ordering::Relaxed);
@@ -291,24 +300,28 @@ impl Shared {
         is_due
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.origin).as_millis();
-        u64::try_from(since).unwrap_or(u64::MAX)
-    }
-
     /// Changes the state, tells those whose waiting is over thereby, and wakes them once the lock is let go.
     #[inline]
-    fn change<R>(
-        &self,
-        now: Instant,
-        change: impl FnOnce(&mut State<Arc<Waiter>>, Seconds) -> R,
-    ) -> R {
-        let at = self.seconds(now);
+    fn change<R>(&self, now: Seconds, change: impl FnOnce(&mut State<Arc<Waiter>>) -> R) -> R {
         let mut state = self.lock();
-        let result = change(&mut state, at);
+        let result = change(&mut state);
+        let turns = (state.waiting() > 0).then(|| self.turns(&mut state, now));
+        let rings = self.publish(&state);
+        drop(state);
+        if let Some((first, more)) = turns {
+            first.into_iter().chain(more).for_each(Waker::wake);
+        }
+        if rings {
+            self.bell.ring();
+        }
+        result
+    }
+
+    /// Tells those whose waiting is over; whom to wake. Mostly it is one.
+    fn turns(&self, state: &mut State<Arc<Waiter>>, now: Seconds) -> (Option<Waker>, Vec<Waker>) {
         let mut first = None;
         let mut more = Vec::new();
-        while let Some(turn) = state.turn(at) {
+        while let Some(turn) = state.turn(now) {
             if turn.forced {
                 self.tally.would_shed();
             }
@@ -319,13 +332,7 @@ impl Shared {
                 more.extend(waker);
             }
         }
-        let rings = self.publish(&state);
-        drop(state);
-        first.into_iter().chain(more).for_each(Waker::wake);
-        if rings {
-            self.bell.ring();
-        }
-        result
+        (first, more)
     }
 
     /// Shows the state to those who only look. Whether room was made.
@@ -347,6 +354,12 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State<Arc<Waiter>>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// In whole milliseconds.
+fn millis(at: Seconds) -> u64 {
+    // Saturates.
+    (at * 1e3) as u64
 }
 
 /// What no line has told yet is told now.

@@ -107,6 +107,7 @@ impl Place {
         } else {
             return None;
         };
+        let now = self.shared.seconds(now);
         self.shared
             .leave(self.priority, self.number, now)
             .then_some(reason)
@@ -118,7 +119,7 @@ impl Drop for Place {
         if self.is_over {
             return;
         }
-        let now = clock::now();
+        let now = self.shared.now();
         let left = self.shared.leave(self.priority, self.number, now);
         // Somebody took it out before: then the verdict is there, and it may be a permit that nobody takes.
         if !left && let Some(Ok(seat)) = self.waiter.verdict() {

@@ -187,6 +187,9 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
+        if let Status::Unwatched = this.rest.status {
+            return pass(this.inner, context);
+        }
         let _entered = this.scope.enter();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
@@ -254,6 +257,26 @@ where
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Of a body that nobody observes: it passes as it is.
+#[inline]
+fn pass<B>(
+    mut inner: Pin<&mut Option<Content<B>>>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let Some(content) = inner.as_mut().as_pin_mut() else {
+        return Poll::Ready(None);
+    };
+    let polled = content.poll_frame(context);
+    if ends(&polled) {
+        inner.set(None);
+    }
+    polled.map_err(Into::into)
 }
 
 /// Whether nothing comes after this: trailers, an error or the end.
@@ -349,9 +372,6 @@ impl Rest {
     }
 
     fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Option<Last> {
-        if matches!(self.status, Status::Unwatched) {
-            return None;
-        }
         if is_panic(error) {
             // It was noted where it was caught.
             return self

@@ -1,5 +1,5 @@
 use std::{
-    fmt, mem,
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -56,6 +56,7 @@ pin_project! {
 pin_project! {
     /// Who answers.
     #[project = StageProjection]
+    #[project_replace = Replaced]
     enum Stage<F> {
         Service {
             #[pin]
@@ -114,7 +115,7 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         scope: Scope,
     ) -> Self {
         let mut future = Self::unanswered(request, observer, scope);
-        let id = future.scope.request_id();
+        let id = future.scope.request_id(request);
         let answer = rejection.into_response(future.facts.protocol, id.as_ref());
         future.stage = Stage::Plimsoll { answer };
         future
@@ -131,9 +132,9 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     ) -> Self {
         // Whole before anything of the request is dropped, which may panic: so the observer is told.
         let mut future = Self::unanswered(&request, observer, scope);
+        let id = future.scope.request_id(&request);
         let (head, body) = request.into_parts();
         drop(body);
-        let id = future.scope.request_id();
         let (protocol, id) = (future.facts.protocol, id.as_ref());
         let answer = rejection.answer(protocol, id, head.headers, head.extensions);
         future.stage = Stage::Plimsoll { answer };
@@ -161,18 +162,17 @@ impl<F, O: Observer> ResponseFuture<F, O> {
     /// the frame is given back at once, and nobody watches the answer.
     #[inline]
     pub(crate) fn refuse<B>(rejection: Rejection, request: Request<B>, mut scope: Scope) -> Self {
-        let facts = CallFacts::of(&request, &mut scope);
-        let id = scope.request_id();
+        let protocol = scope.protocol(&request);
+        let id = scope.request_id(&request);
         drop(scope);
         let (head, body) = request.into_parts();
         drop(body);
-        let (protocol, id) = (facts.protocol, id.as_ref());
-        let answer = rejection.answer(protocol, id, head.headers, head.extensions);
+        let answer = rejection.answer(protocol, id.as_ref(), head.headers, head.extensions);
         Self {
             stage: Stage::Plimsoll { answer },
             watch: Watch::of_nobody(),
             scope: Scope::of_nothing(),
-            facts,
+            facts: CallFacts::of_nothing(),
         }
     }
 
@@ -201,14 +201,16 @@ where
         let mut this = self.project();
         match this.stage.as_mut().project() {
             StageProjection::Service { .. } => this.poll_service(context),
-            StageProjection::Plimsoll { answer } => {
-                let answer = mem::take(answer).map(|bytes| Content::Own { bytes });
-                this.stage.set(Stage::Ended);
+            StageProjection::Plimsoll { .. } => {
+                let answered = this.stage.as_mut().project_replace(Stage::Ended);
+                let Replaced::Plimsoll { answer } = answered else {
+                    panic!("polled again after it was ready");
+                };
+                let mut answer = answer.map(|bytes| Content::Own { bytes });
                 if !this.watch.is_on() {
                     let answer = answer.map(|own| ResponseBody::of_nobody(Some(own)));
                     return Poll::Ready(Ok(answer));
                 }
-                let mut answer = answer;
                 let entered = this.scope.enter();
                 this.watch.head(&mut answer);
                 drop(entered);

@@ -110,11 +110,11 @@ where
         if !self.on {
             return ResponseFuture::pass(&mut self.inner, request);
         }
-        let mut scope = Scope::open(&mut request);
+        let mut scope = Scope::join(&request);
         let visit = self.desk.visit(&request, &mut scope);
         match self.desk.enter(&visit) {
             Ok(admission) => {
-                let admission = admission.to(&mut request);
+                let admission = admission.to(&mut request, &mut scope);
                 ResponseFuture::call(&mut self.inner, request, admission, scope)
             }
             Err(no) => ResponseFuture::refuse(no, request, scope),

@@ -261,35 +261,40 @@ async fn a_permit_that_nobody_fetches_goes_to_the_next() {
 #[tokio::test(start_paused = true)]
 async fn the_line_of_the_call_tells_how_long_it_waited() {
     let lines = Lines::listen();
-    let (till, limit) = (Till::closed(), fixed(1));
-    let stack = ServiceBuilder::new()
-        .layer(RequestIdLayer::new())
-        .layer(AccessLogLayer::new())
-        .layer(queueing(&limit))
-        .into_inner();
-    let service = till.behind(stack);
-    let first = spawn(&service, request());
-    settle().await;
-    let second = spawn(&service, request());
-    settle().await;
-    tokio::time::advance(ms(40)).await;
-    till.serve(2);
-    for call in [first, second] {
-        assert_served(&call.await.expect("it ends"));
+    let (till, outer, inner) = (Till::closed(), fixed(1), fixed(1));
+    let stack = (
+        RequestIdLayer::new(),
+        AccessLogLayer::new(),
+        queueing(&inner),
+    );
+    let services = [
+        till.behind(stack),
+        till.behind((queueing(&outer), AccessLogLayer::new())),
+    ];
+    for service in services {
+        let first = spawn(&service, request());
+        settle().await;
+        let second = spawn(&service, request());
+        settle().await;
+        tokio::time::advance(ms(40)).await;
+        till.serve(2);
+        for call in [first, second] {
+            assert_served(&call.await.expect("it ends"));
+        }
+        let lines = lines.take_access();
+        let waits: Vec<_> = lines
+            .iter()
+            .map(|line| line.get("queue_ms").cloned())
+            .collect();
+        assert_eq!(waits.len(), 2);
+        assert_eq!(waits[0], None);
+        let waited: f64 = waits[1]
+            .as_ref()
+            .expect("it waited")
+            .parse()
+            .expect("a number");
+        assert!((40.0..42.0).contains(&waited), "{waited}");
     }
-    let lines = lines.take_access();
-    let waits: Vec<_> = lines
-        .iter()
-        .map(|line| line.get("queue_ms").cloned())
-        .collect();
-    assert_eq!(waits.len(), 2);
-    assert_eq!(waits[0], None);
-    let waited: f64 = waits[1]
-        .as_ref()
-        .expect("it waited")
-        .parse()
-        .expect("a number");
-    assert!((40.0..42.0).contains(&waited), "{waited}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use plimsoll::{
     context::{PeerAddr, Priority},
     limit::{Gate, Limit},
     rejection::{Reason, Rejection, RetryHint},
-    server::load_shed::LoadShedLayer,
+    server::{catch_panic::CatchPanicLayer, load_shed::LoadShedLayer},
 };
 use tower::ServiceExt;
 
@@ -226,9 +226,11 @@ async fn the_priority_in_a_header_is_taken_from_trusted_peers_only() {
     let routed = layer
         .clone()
         .priority_of_routes([("/orders", Priority::Critical)]);
+    // Whether another layer stands in between or not.
+    let guarded = tower::Layer::layer(&CatchPanicLayer::new(), inner);
     let (plain, routed) = (
         tower::Layer::layer(&layer, inner).any(),
-        tower::Layer::layer(&routed, inner).any(),
+        tower::Layer::layer(&routed, guarded).any(),
     );
     let told = async |service: &Boxed, request| {
         let answer = ask(service, request).await;

@@ -1,11 +1,30 @@
 //! What layers further out found out about a call, for those further in and for its line.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Frame;
-use crate::context::{Deadline, Priority};
+use crate::{
+    context::{Deadline, Priority, Secrets},
+    observe::Intake,
+};
 
 impl Frame {
+    pub(crate) fn intake(&self) -> Option<&Arc<Intake>> {
+        self.intake.as_ref()
+    }
+
+    pub(crate) fn set_intake(&mut self, intake: Arc<Intake>) {
+        self.intake = Some(intake);
+    }
+
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    pub(crate) fn secrets_mut(&mut self) -> &mut Secrets {
+        &mut self.secrets
+    }
+
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }

@@ -8,7 +8,7 @@ impl Controller {
         self.kept.get_or_insert(self.tuning);
         self.tuning.min = self.tuning.min.min(limit);
         self.tuning.max = self.tuning.max.max(limit);
-        self.limit = limit;
+        self.set_limit(limit);
         self.phase = Phase::Normal;
         self.trial.tries = 0;
         self.reset(now);

@@ -12,7 +12,8 @@ mod told;
 use super::window::{Look, Noise, Seconds, Window};
 use ages::Ages;
 pub(super) use ages::Cohort;
-pub(super) use told::{Sample, Standing, Tuning};
+use told::whole;
+pub(super) use told::{Sample, Standing, Tuning, as_float};
 
 /// A fast window has at least so many completions.
 const FAST: f64 = 12.0;
@@ -91,6 +92,8 @@ pub(super) struct Controller {
     /// What an adaptive limit steers by once nobody holds it any more.
     kept: Option<Tuning>,
     limit: f64,
+    /// The same in whole calls.
+    whole: usize,
     in_flight: usize,
     ages: Ages,
     /// The mean time of a call when nothing is in its way.
@@ -113,8 +116,10 @@ pub(super) struct Controller {
 
 impl Controller {
     pub(super) fn new(tuning: Tuning) -> Self {
+        let limit = tuning.initial.clamp(tuning.min, tuning.max);
         Self {
-            limit: tuning.initial.clamp(tuning.min, tuning.max),
+            limit,
+            whole: whole(limit),
             tuning,
             kept: None,
             in_flight: 0,
@@ -146,14 +151,11 @@ impl Controller {
     /// Calls that may be in flight: those that it takes, and if it adapts as many that hang, for they need nothing
     /// but their place.
     pub(super) fn limit(&self) -> usize {
-        // Limits are whole, above 0 and below 2^53.
-        let limit = self.limit as usize;
-        if !self.tuning.adapts {
-            return limit;
+        let idle = self.ages.idle();
+        if idle == 0 || !self.tuning.adapts {
+            return self.whole;
         }
-        limit
-            .saturating_add(self.ages.idle())
-            .min(self.tuning.max as usize)
+        self.whole.saturating_add(idle).min(whole(self.tuning.max))
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -240,7 +242,7 @@ impl Controller {
     /// Draws conclusions, if it is time to. To be asked after each change, and now and then.
     pub(super) fn check(&mut self, now: Seconds, room: Standing) {
         if self.phase == Phase::Drain {
-            if self.at_work() <= self.limit as usize {
+            if self.at_work() <= self.whole {
                 // Drain -> Judge
                 self.phase = Phase::Judge;
                 self.reset(now);
@@ -454,7 +456,7 @@ impl Controller {
     fn attempt(&mut self, now: Seconds, limit: f64) {
         self.set_limit(limit.max(1.0));
         // Normal -> Drain | Judge
-        self.phase = if self.at_work() > self.limit as usize {
+        self.phase = if self.at_work() > self.whole {
             Phase::Drain
         } else {
             Phase::Judge
@@ -476,6 +478,7 @@ impl Controller {
 
     fn set_limit(&mut self, limit: f64) {
         self.limit = limit.clamp(self.tuning.min, self.tuning.max);
+        self.whole = whole(self.limit);
     }
 
     fn fold(&mut self, now: Seconds) {
@@ -488,10 +491,4 @@ impl Controller {
         self.slow = Window::from(now);
         self.last = now;
     }
-}
-
-/// Counts of calls, as numbers to reckon with.
-pub(super) fn as_float(count: usize) -> f64 {
-    // Exact below 2^53.
-    count as f64
 }

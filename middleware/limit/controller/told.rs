@@ -58,3 +58,14 @@ pub(in crate::limit) enum Sample {
     /// It says nothing of the service's work, and was in flight for this time.
     Nothing(Seconds),
 }
+
+/// Limits are whole, above 0 and below 2^53.
+pub(super) fn whole(limit: f64) -> usize {
+    limit as usize
+}
+
+/// Counts of calls, as numbers to reckon with.
+pub(in crate::limit) fn as_float(count: usize) -> f64 {
+    // Exact below 2^53.
+    count as f64
+}

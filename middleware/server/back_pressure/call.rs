@@ -105,11 +105,11 @@ impl<S, B> Queued<S, B> {
         let Held {
             mut service,
             mut request,
-            scope,
+            mut scope,
         } = held;
         Poll::Ready(Ok(match entered {
             Ok(admission) => {
-                let admission = admission.to(&mut request);
+                let admission = admission.to(&mut request, &mut scope);
                 ResponseFuture::call(&mut service, request, admission, scope)
             }
             Err(no) => ResponseFuture::refuse(no, request, scope),

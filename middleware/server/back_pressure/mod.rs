@@ -162,16 +162,17 @@ where
                 inner: ResponseFuture::pass(&mut self.inner, request),
             });
         }
-        let mut scope = Scope::open(&mut request);
+        let mut scope = Scope::join(&request);
         let visit = self.desk.visit(&request, &mut scope);
         let stage = match self.desk.enter_or_wait(visit) {
             Ok(Entered::Now(admission)) => {
-                let admission = admission.to(&mut request);
+                let admission = admission.to(&mut request, &mut scope);
                 Stage::Called {
                     inner: ResponseFuture::call(&mut self.inner, request, admission, scope),
                 }
             }
             Ok(Entered::Later(waiting)) => {
+                scope.own(&request);
                 // Whoever waits keeps nothing reserved that readiness may stand for: its own service is asked when its turn
                 // comes, and so tells what has become of it meanwhile.
                 let service = self.inner.clone();

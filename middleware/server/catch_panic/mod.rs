@@ -14,7 +14,7 @@
 mod burst;
 
 use std::{
-    fmt,
+    fmt, mem,
     num::NonZeroU32,
     pin::Pin,
     process,
@@ -173,9 +173,8 @@ impl<S> Layer<S> for CatchPanicLayer {
 
     fn layer(&self, inner: S) -> CatchPanic<S> {
         let catcher = Catcher {
-            state: Arc::clone(&self.state),
+            state: self.on.then(|| Arc::clone(&self.state)),
             backtraces: self.backtraces,
-            on: self.on,
         };
         CatchPanic {
             inner: Guarded { inner, catcher },
@@ -205,7 +204,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if !self.inner.catcher.on {
+        if self.inner.catcher.state.is_none() {
             return ResponseFuture::pass(&mut self.inner, request);
         }
         let scope = Scope::open(&mut request);
@@ -252,6 +251,7 @@ pin_project! {
         // `None` when `call` panicked already, and once it has ended.
         #[pin]
         inner: Option<F>,
+        // Goes on into the body.
         catcher: Catcher,
     }
 
@@ -273,7 +273,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let catcher = &*this.catcher;
+        let catcher = this.catcher;
         // Written in place: what a closure returns through the unwinder is copied.
         let mut polled = None;
         if let Some(inner) = this.inner.as_mut().as_pin_mut() {
@@ -292,7 +292,7 @@ where
             return Poll::Ready(Ok(catcher.answer()));
         }
         Poll::Ready(result.map(|response| {
-            let catcher = catcher.clone();
+            let catcher = mem::take(catcher);
             response.map(|inner| GuardedBody {
                 content: Content::Inner { inner },
                 catcher,
@@ -406,52 +406,12 @@ impl State {
             Place::Drop => &self.drop,
         }
     }
-}
-
-#[derive(Clone, Debug)]
-struct Catcher {
-    state: Arc<State>,
-    backtraces: bool,
-    /// Whether it catches, and does not let all pass.
-    on: bool,
-}
-
-impl Catcher {
-    /// Runs this. When it panics, that is what became of the call, and there is no result.
-    #[inline]
-    fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
-        if !self.on {
-            return Some(run());
-        }
-        match panics::catch(place.label(), self.backtraces, run) {
-            Ok(result) => Some(result),
-            Err(facts) => {
-                context::note(Cause {
-                    outcome: place.outcome(),
-                    layer: LAYER,
-                    error: facts.text.clone(),
-                });
-                self.caught(place, &facts);
-                None
-            }
-        }
-    }
-
-    /// Runs a destructor. What became of the call was settled before it.
-    fn drop_guarded(&self, run: impl FnOnce()) {
-        if !self.on {
-            return run();
-        }
-        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
-            self.caught(Place::Drop, &facts);
-        }
-    }
 
     #[cold]
     fn caught(&self, place: Place, facts: &PanicFacts) {
-        self.state.count(place).fetch_add(1, Ordering::Relaxed);
+        self.count(place).fetch_add(1, Ordering::Relaxed);
         facts.write_line(Fate::Caught);
-        if let Some(burst) = &self.state.burst {
+        if let Some(burst) = &self.burst {
             let too_many = burst
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -461,6 +421,45 @@ impl Catcher {
                 panics::last_words();
                 process::abort();
             }
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Catcher {
+    /// `None`: it catches nothing and lets all pass.
+    state: Option<Arc<State>>,
+    backtraces: bool,
+}
+
+impl Catcher {
+    /// Runs this. When it panics, that is what became of the call, and there is no result.
+    #[inline]
+    fn catch<R>(&self, place: Place, run: impl FnOnce() -> R) -> Option<R> {
+        let Some(state) = &self.state else {
+            return Some(run());
+        };
+        match panics::catch(place.label(), self.backtraces, run) {
+            Ok(result) => Some(result),
+            Err(facts) => {
+                context::note(Cause {
+                    outcome: place.outcome(),
+                    layer: LAYER,
+                    error: facts.text.clone(),
+                });
+                state.caught(place, &facts);
+                None
+            }
+        }
+    }
+
+    /// Runs a destructor. What became of the call was settled before it.
+    fn drop_guarded(&self, run: impl FnOnce()) {
+        let Some(state) = &self.state else {
+            return run();
+        };
+        if let Err(facts) = panics::catch(Place::Drop.label(), self.backtraces, run) {
+            state.caught(Place::Drop, &facts);
         }
     }
 

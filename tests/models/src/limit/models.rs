@@ -16,7 +16,7 @@ use super::{
     start,
     state::{Ask, Seat},
 };
-use crate::{clock, context::Priority};
+use crate::context::Priority;
 
 /// All of them.
 pub(crate) fn check() {
@@ -65,13 +65,13 @@ impl Inside {
         assert!(inside <= MOST, "{inside} at once");
         thread::yield_now();
         self.0.fetch_sub(1, Ordering::SeqCst);
-        shared.give_back(seat, Sample::Served(0.01), clock::now());
+        shared.give_back(seat, Sample::Served(0.01), shared.now());
     }
 }
 
 /// Waits for a permit, or gives up on the way. Whether it was let in.
 fn call(shared: &Arc<Shared>, inside: &Inside, gives_up: bool) -> bool {
-    match Shared::enter_or_wait(shared, clock::now(), &ask()) {
+    match Shared::enter_or_wait(shared, shared.now(), &ask()) {
         Ok(Admitted::Now(seat)) => inside.work(shared, seat),
         Ok(Admitted::Later(wait)) => {
             let mut wait = Box::pin(wait);
@@ -124,7 +124,7 @@ fn a_dry_run_leaves_nobody_waiting() {
     shuttle::check_random(
         || {
             let (shared, inside) = (one(), Arc::new(Inside::default()));
-            let first = Shared::enter_or_wait(&shared, clock::now(), &ask());
+            let first = Shared::enter_or_wait(&shared, shared.now(), &ask());
             let Ok(Admitted::Now(first)) = first else {
                 panic!("there is room");
             };
@@ -140,7 +140,7 @@ fn a_dry_run_leaves_nobody_waiting() {
                 thread.join().expect("no panic");
             }
             assert_eq!((shared.in_flight(), shared.waiting()), (1, 0));
-            shared.give_back(first, Sample::Served(0.01), clock::now());
+            shared.give_back(first, Sample::Served(0.01), shared.now());
             assert_eq!(shared.in_flight(), 0);
         },
         SCHEDULES,
@@ -184,7 +184,7 @@ fn never_more_than_the_limit() {
                     let (shared, inside) = (Arc::clone(&shared), Arc::clone(&inside));
                     thread::spawn(move || {
                         for _ in 0..2 {
-                            if let Ok(seat) = shared.enter(clock::now(), &ask()) {
+                            if let Ok(seat) = shared.enter(shared.now(), &ask()) {
                                 inside.work(&shared, seat);
                             }
                         }
@@ -196,7 +196,7 @@ fn never_more_than_the_limit() {
             }
             assert_eq!(shared.in_flight(), 0);
             // And when all have gone there is a place.
-            shared.enter(clock::now(), &ask()).expect("a place");
+            shared.enter(shared.now(), &ask()).expect("a place");
         },
         SCHEDULES,
     );
@@ -207,7 +207,7 @@ fn the_bell_wakes() {
     shuttle::check_random(
         || {
             let shared = one();
-            let now = clock::now();
+            let now = shared.now();
             // One in flight and a full room.
             shared.enter(now, &ask()).expect("a place");
             let mut waiting = Vec::new();
