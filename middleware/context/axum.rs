@@ -1,6 +1,9 @@
-use std::net::SocketAddr;
+use std::{any::Any, net::SocketAddr};
 
-use axum::extract::{ConnectInfo, MatchedPath};
+use axum::{
+    Router,
+    extract::{ConnectInfo, MatchedPath},
+};
 use http::Extensions;
 
 pub(super) type Matched = MatchedPath;
@@ -20,6 +23,15 @@ pub(super) fn peer(extensions: &Extensions) -> Option<SocketAddr> {
     extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map(|info| info.0)
+}
+
+/// A router that is served makes routes of its handlers once, as on `axum::serve`, not for each call.
+pub(super) fn prepared<S: 'static>(mut service: S) -> S {
+    let any: &mut dyn Any = &mut service;
+    if let Some(router) = any.downcast_mut::<Router>() {
+        *router = std::mem::take(router).with_state(());
+    }
+    service
 }
 
 /// Lets axum's extractors and ours know the peer.

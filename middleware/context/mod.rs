@@ -31,6 +31,7 @@ pub(crate) use handover::{Belongings, Handover};
 pub use journal::FieldValue;
 pub(crate) use journal::{Cause, Journal};
 pub(crate) use kept::{Free, Keep, Kept};
+pub(crate) use peer::prepared;
 pub use peer::{PeerAddr, Route};
 pub use priority::{CRITICALITY, InvalidPriority, Priority};
 pub use request_id::{InvalidRequestId, REQUEST_ID, RequestId};

@@ -27,6 +27,10 @@ pub(super) fn peer(_: &Extensions) -> Option<SocketAddr> {
     None
 }
 
+pub(super) fn prepared<S>(service: S) -> S {
+    service
+}
+
 pub(super) fn put_peer(extensions: &mut Extensions, peer: SocketAddr) {
     extensions.insert(super::PeerAddr(peer));
 }

@@ -36,12 +36,29 @@ impl PeerAddr {
 }
 
 impl PeerAddr {
-    /// Puts it where layers and handlers look for it.
-    pub(crate) fn put_into(self, extensions: &mut Extensions) {
-        axum_facts::put_peer(extensions, self.0);
-        tonic_facts::put_peer(extensions, self.0);
+    /// What is known of each request of a connection: its peer, where layers and handlers look for it. To be cloned for
+    /// each, with the room: what a router adds makes the map of none of them grow.
+    pub(crate) fn known(self) -> Extensions {
+        let mut known = Extensions::new();
+        known.insert(Room::<0>);
+        known.insert(Room::<1>);
+        known.insert(Room::<2>);
+        known.insert(Room::<3>);
+        known.clear();
+        axum_facts::put_peer(&mut known, self.0);
+        tonic_facts::put_peer(&mut known, self.0);
+        known
     }
 }
+
+/// A service that is to be served, ready for it.
+pub(crate) fn prepared<S: 'static>(service: S) -> S {
+    axum_facts::prepared(service)
+}
+
+/// Holds a place in extensions.
+#[derive(Clone)]
+struct Room<const PLACE: usize>;
 
 /// The pattern that matched the request's path, such as `/orders/{id}`; never the path itself.
 ///

@@ -2,16 +2,15 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header::UPGRADE};
+use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use pin_project_lite::pin_project;
 
 use super::{
@@ -20,8 +19,7 @@ use super::{
     heads::Framing,
 };
 use crate::{
-    clock,
-    context::{self, PeerAddr},
+    context,
     observe::{BoxError, Content},
     outcome::Outcome,
     protocol::Protocol,
@@ -35,7 +33,8 @@ const LAYER: &str = "serve";
 pub(super) struct Calls<S> {
     pub(super) service: S,
     pub(super) conn: Arc<Conn>,
-    pub(super) peer: Option<SocketAddr>,
+    /// What each request is told.
+    pub(super) known: Extensions,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
@@ -48,13 +47,15 @@ where
     type Error = S::Error;
     type Future = CallFuture<S::Future>;
 
+    #[inline]
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let is_two = request.version() == Version::HTTP_2;
         let body = framing(request.body());
-        let call = self.conn.begin(body);
-        if let Some(peer) = self.peer {
-            PeerAddr(peer).put_into(request.extensions_mut());
-        }
+        let call = if is_two {
+            self.conn.begin_stream()
+        } else {
+            self.conn.begin(body)
+        };
         // Over HTTP/1 only gRPC-Web is another one, and it sends a body: nothing else is looked at for that.
         let protocol = if is_two || body != Framing::None {
             Protocol::of(request.headers())
@@ -62,9 +63,11 @@ where
             Protocol::Http
         };
         let is_tunnel = !is_two && request.method() == Method::CONNECT;
-        if is_tunnel || (!is_two && request.headers().contains_key(UPGRADE)) {
+        // The library puts it there when another protocol is asked for.
+        if !is_two && request.extensions().get::<OnUpgrade>().is_some() {
             request.extensions_mut().insert(self.conn.handover());
         }
+        request.extensions_mut().extend(self.known.clone());
         CallFuture {
             inner: Some(self.service.call(request)),
             call: Some(call),
@@ -132,16 +135,21 @@ where
             let call = this.call.take();
             return Poll::Ready(Ok(response.map(|bytes| CallBody {
                 content: Content::Own { bytes },
-                rest: Bytes::new(),
+                rest: None,
                 call,
                 protocol: Protocol::Http,
                 is_two: false,
+                is_handed: false,
             })));
         }
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Pending;
         };
-        let response = ready!(inner.poll(context))?;
+        let Poll::Ready(response) = inner.poll(context) else {
+            call.waits();
+            return Poll::Pending;
+        };
+        let response = response?;
         this.inner.set(None);
         let (protocol, is_two) = (*this.protocol, *this.is_two);
         if !is_two && (*this.is_tunnel || response.status() != StatusCode::OK) {
@@ -150,10 +158,11 @@ where
         let call = this.call.take();
         Poll::Ready(Ok(response.map(|inner| CallBody {
             content: Content::Inner { inner },
-            rest: Bytes::new(),
+            rest: None,
             call,
             protocol,
             is_two,
+            is_handed: false,
         })))
     }
 }
@@ -187,11 +196,13 @@ pin_project! {
         #[pin]
         content: Content<B>,
         // What is left of a frame that is handed on in pieces.
-        rest: Bytes,
+        rest: Option<Bytes>,
         // `None` once it has ended.
         call: Option<Call>,
         protocol: Protocol,
         is_two: bool,
+        // Whether a part was handed on and nothing asked for since.
+        is_handed: bool,
     }
 
     impl<B> PinnedDrop for CallBody<B> {
@@ -230,40 +241,48 @@ where
                 cut_off(|| this.content.set(Content::nothing()));
                 return Poll::Ready(Some(last(*this.protocol)));
             }
-            // What HTTP/1 hands on waits for the socket alone, which is watched.
-            if *this.is_two {
-                call.handed(None);
+            if std::mem::take(this.is_handed) {
+                call.taken();
             }
         }
-        let polled = if this.rest.is_empty() {
-            ready!(inner.as_mut().poll_frame(context)).map(|frame| frame.map_err(Into::into))
-        } else {
-            Some(Ok(Frame::data(std::mem::take(this.rest))))
+        let mut polled = match this.rest.take() {
+            Some(rest) => Some(Ok(Frame::data(rest))),
+            None => match inner.as_mut().poll_frame(context) {
+                Poll::Ready(polled) => polled.map(|frame| frame.map_err(Into::into)),
+                Poll::Pending => {
+                    if let Some(call) = this.call.as_ref() {
+                        call.waits();
+                    }
+                    return Poll::Pending;
+                }
+            },
         };
-        let polled = match polled {
-            Some(Ok(frame)) if *this.is_two => Some(Ok(piece(frame, this.rest))),
-            other => other,
+        let data = match &mut polled {
+            Some(Ok(frame)) => frame.data_mut(),
+            _ => None,
         };
-        let is_data = matches!(&polled, Some(Ok(frame)) if frame.is_data());
-        if is_data
-            && *this.is_two
-            && let Some(call) = this.call.as_ref()
+        let is_data = data.is_some();
+        // What HTTP/1 hands on waits for the socket alone, which is watched.
+        if *this.is_two
+            && let Some(data) = data
         {
-            // The last one, too, may never be taken.
-            call.handed(Some(clock::now()));
+            if data.len() > PIECE {
+                *this.rest = Some(data.split_off(PIECE));
+            }
+            *this.is_handed = true;
         }
-        if !is_data || (this.rest.is_empty() && inner.is_end_stream()) {
+        if !is_data || (this.rest.is_none() && inner.is_end_stream()) {
             this.content.set(Content::nothing());
         }
         Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.content.is_end_stream()
+        self.rest.is_none() && self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_empty() {
+        if self.rest.is_none() {
             self.content.size_hint()
         } else {
             // Nobody asks in the midst of a frame; what is left of it counts only then.
@@ -281,17 +300,6 @@ impl<B> fmt::Debug for CallBody<B> {
 /// What a stream of HTTP/2 hands on at once: what follows waits until the peer takes it, and how much a peer that takes
 /// nothing makes the server hold is bounded.
 const PIECE: usize = 64 * 1024;
-
-/// The first piece of a frame; the others are left.
-fn piece(frame: Frame<Bytes>, rest: &mut Bytes) -> Frame<Bytes> {
-    match frame.into_data() {
-        Ok(mut data) => {
-            *rest = data.split_off(data.len().min(PIECE));
-            Frame::data(data)
-        }
-        Err(frame) => frame,
-    }
-}
 
 /// The honest end of a body that is cut off: trailers for gRPC, a cut for HTTP.
 fn last(protocol: Protocol) -> Result<Frame<Bytes>, BoxError> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, rt::Executor};
 use hyper_util::{
@@ -35,7 +35,12 @@ use super::{
     drain::Phase,
     io::Io,
 };
-use crate::{clock, context, observe::BoxError, task::spawn_apart};
+use crate::{
+    clock,
+    context::{self, PeerAddr},
+    observe::BoxError,
+    task::spawn_apart,
+};
 
 /// Serves one connection until its end, and tells why it ended, with the error of a fault.
 pub(super) async fn serve<T, S, B>(
@@ -57,7 +62,9 @@ where
     let calls = Calls {
         service: TowerToHyperService::new(service),
         conn: Arc::clone(&conn),
-        peer: open.peer,
+        known: open
+            .peer
+            .map_or_else(Extensions::new, |peer| PeerAddr(peer).known()),
     };
     let io = TokioIo::new(Io::new(stream, Arc::clone(&conn), open));
     let mut http = pin!(builder.serve_connection_with_upgrades(io, calls));
@@ -238,7 +245,7 @@ where
     fn execute(&self, stream: F) {
         let call = self.0.take_newest();
         let stream = Stream {
-            inner: Some(stream),
+            inner: stream,
             call,
             conn: Arc::clone(&self.0),
             // A task of no call sends what was handed over to another protocol.
@@ -252,7 +259,7 @@ pin_project! {
     /// One stream, which can be cut off alone.
     struct Stream<F> {
         #[pin]
-        inner: Option<F>,
+        inner: F,
         call: Option<usize>,
         conn: Arc<Conn>,
         _held: Option<Held>,
@@ -263,16 +270,19 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if let Some(call) = *this.call
-            && this.conn.is_cut(call, context.waker())
-        {
-            this.inner.set(None);
+        let this = self.project();
+        let Some(call) = *this.call else {
+            return this.inner.poll(context);
+        };
+        if this.conn.is_cut(call) {
+            // Its task drops it.
+            return Poll::Ready(());
         }
-        match this.inner.as_mut().as_pin_mut() {
-            Some(inner) => inner.poll(context),
-            None => Poll::Ready(()),
+        let polled = this.inner.poll(context);
+        if polled.is_pending() {
+            this.conn.waits(call, context.waker());
         }
+        polled
     }
 }
 

@@ -124,7 +124,8 @@ const REASONS: usize = Closed::ALL.len();
 pub(super) struct Counts {
     open: AtomicUsize,
     closed: [AtomicU64; REASONS],
-    calls: AtomicUsize,
+    /// Calls that began.
+    begun: AtomicU64,
     served: AtomicU64,
     cut: AtomicU64,
     /// Told whenever a call was cut off.
@@ -164,13 +165,13 @@ impl Counts {
     }
 
     pub(super) fn call_began(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn call_ended(&self, cut: bool) {
-        self.calls.fetch_sub(1, Ordering::Relaxed);
         let count = if cut { &self.cut } else { &self.served };
-        count.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees its end sees its beginning too.
+        count.fetch_add(1, Ordering::Release);
         if cut {
             self.call_cut.notify_waiters();
         }
@@ -190,11 +191,11 @@ impl Counts {
     }
 
     pub(super) fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
+        self.cut.load(Ordering::Acquire)
     }
 
     pub(super) fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
+        self.served.load(Ordering::Acquire)
     }
 
     pub(super) fn open(&self) -> usize {
@@ -202,7 +203,9 @@ impl Counts {
     }
 
     pub(super) fn calls(&self) -> usize {
-        self.calls.load(Ordering::Relaxed)
+        let ended = self.served().saturating_add(self.cut());
+        let running = self.begun.load(Ordering::Relaxed).saturating_sub(ended);
+        usize::try_from(running).unwrap_or(usize::MAX)
     }
 }
 

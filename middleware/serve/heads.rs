@@ -188,6 +188,15 @@ impl Frames {
                 bytes = bytes.get(taken..).unwrap_or_default();
                 continue;
             }
+            // Most often it comes whole.
+            if self.filled == 0
+                && let Some((head, rest)) = bytes.split_first_chunk()
+            {
+                self.head = *head;
+                bytes = rest;
+                self.begin();
+                continue;
+            }
             let wanted = FRAME_HEAD.saturating_sub(self.filled);
             let (now, rest) = bytes.split_at(wanted.min(bytes.len()));
             for (place, byte) in self.head.iter_mut().skip(self.filled).zip(now) {

@@ -18,7 +18,7 @@ use super::{
     drain::Phase,
     shared::Shared,
 };
-use crate::{clock, observe::BoxError};
+use crate::{clock, context::prepared, observe::BoxError};
 
 /// Accepts. Should that panic, the server ends in order: one that accepts nothing any more must not look as if it did.
 pub(super) async fn vital(accepting: Loop, control: Control) {
@@ -56,7 +56,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let run = run_with(service, &shared);
+    let run = run_with(prepared(service), &shared);
     Box::pin(accept(listener, transport, shared, run))
 }
 

@@ -18,7 +18,10 @@ use super::{
     heads::{Framing, Heads},
     limits::Limits,
 };
-use crate::context::{Belongings, Handover};
+use crate::{
+    clock,
+    context::{Belongings, Handover},
+};
 
 /// What a peer sent before it heard that the connection ends arrives within this time.
 const UNDER_WAY: Duration = Duration::from_secs(1);
@@ -34,6 +37,10 @@ pub(super) struct Conn {
     counts: Arc<Counts>,
     pub(super) over: Arc<Over>,
     state: Mutex<State>,
+    /// Whether nothing is due before that which was when it was last asked.
+    calm: AtomicBool,
+    /// Whether a stream of it was cut off alone.
+    cut_one: AtomicBool,
     /// Whether it is to end with its calls.
     retiring: AtomicBool,
     /// Whether the server cuts off what still runs.
@@ -55,8 +62,13 @@ struct State {
     blocked: Option<Instant>,
     running: usize,
     served: u64,
+    /// The calls of HTTP/2.
     calls: Vec<Slot>,
-    /// The call that was begun last, until its task is known.
+    /// Which of these places are free.
+    free: Vec<usize>,
+    /// How many of them wait for the peer.
+    waiting: usize,
+    /// The one that was begun last, until its task is known.
     newest: Option<usize>,
     /// What the peer was told that it did too much of, or too slowly.
     fault: Option<Closed>,
@@ -64,15 +76,17 @@ struct State {
     flood: Option<Closed>,
 }
 
-/// One call that runs.
+/// One call of HTTP/2 that runs.
 #[derive(Debug, Default)]
 struct Slot {
     used: bool,
-    /// Since when a part of its body waits to be taken, though more would be there.
-    handed: Option<Instant>,
+    /// Whether its task waits for the service.
+    served: bool,
+    /// Else since when it waits for the peer to take a part of its body.
+    waits: Option<Instant>,
     /// Whether it alone is to be cut off.
     cut: bool,
-    /// Its task, for HTTP/2.
+    /// Its task.
     task: Option<Waker>,
 }
 
@@ -108,10 +122,14 @@ impl Conn {
                 running: 0,
                 served: 0,
                 calls: Vec::new(),
+                free: Vec::new(),
+                waiting: 0,
                 newest: None,
                 fault: None,
                 flood: None,
             }),
+            calm: AtomicBool::new(false),
+            cut_one: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
             belongings: OnceLock::new(),
@@ -127,50 +145,67 @@ impl Conn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what is known.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let result = change(&mut state);
+        self.calm.store(state.is_calm(), Ordering::Relaxed);
+        result
+    }
+
     /// These bytes have come. When is not asked: most are a head whose call begins at once; [`due`](Self::due) sees to the
     /// others.
     ///
     /// Returns whether it speaks HTTP/2.
     pub(super) fn read(&self, bytes: &[u8]) -> bool {
-        let mut state = self.state();
-        let running = state.running;
-        state.heads.take(bytes, running);
-        state.came = running == 0;
-        if !state.heads.owes() {
-            state.owing = None;
-        }
-        state.heads.is_two()
+        self.change(|state| {
+            let running = state.running;
+            state.heads.take(bytes, running);
+            state.came = running == 0;
+            if !state.heads.owes() {
+                state.owing = None;
+            }
+            state.heads.is_two()
+        })
     }
 
     /// Whether the peer takes what is written.
     pub(super) fn wrote(&self, blocked: bool, now: Instant) {
-        let mut state = self.state();
-        state.blocked = blocked.then_some(now);
-        state.active = now;
+        self.change(|state| {
+            state.blocked = blocked.then_some(now);
+            state.active = now;
+        });
     }
 
-    /// A call begins.
+    /// A call of HTTP/1 begins.
     pub(super) fn begin(self: &Arc<Self>, body: Framing) -> Call {
+        self.change(|state| {
+            state.heads.called(body);
+            state.begun();
+        });
+        self.call(None)
+    }
+
+    /// A call of HTTP/2 begins, in a task of its own.
+    pub(super) fn begin_stream(self: &Arc<Self>) -> Call {
+        let id = self.change(|state| {
+            state.begun();
+            let id = state.free.pop().unwrap_or(state.calls.len());
+            match state.calls.get_mut(id) {
+                Some(slot) => slot.used = true,
+                None => state.calls.push(Slot {
+                    used: true,
+                    ..Slot::default()
+                }),
+            }
+            state.newest = Some(id);
+            id
+        });
+        self.call(Some(id))
+    }
+
+    fn call(self: &Arc<Self>, id: Option<usize>) -> Call {
         self.counts.call_began();
-        let mut state = self.state();
-        state.heads.called(body);
-        state.came = false;
-        // Whatever was wrong with the one before, it went on.
-        state.fault = None;
-        state.owing = state.owing.filter(|_| state.heads.owes());
-        state.running = state.running.saturating_add(1);
-        let free = state.calls.iter().position(|slot| !slot.used);
-        let id = free.unwrap_or(state.calls.len());
-        let slot = Slot {
-            used: true,
-            ..Slot::default()
-        };
-        match state.calls.get_mut(id) {
-            Some(place) => *place = slot,
-            None => state.calls.push(slot),
-        }
-        state.newest = Some(id);
-        drop(state);
         Call {
             conn: Arc::clone(self),
             id,
@@ -183,16 +218,32 @@ impl Conn {
         self.state().newest.take()
     }
 
-    /// Whether a task that runs this call is to end it. The first time it leaves its waker.
-    pub(super) fn is_cut(&self, call: usize, task: &Waker) -> bool {
-        let mut state = self.state();
-        let Some(slot) = state.calls.get_mut(call).filter(|slot| slot.used) else {
-            return false;
-        };
-        if slot.task.is_none() {
-            slot.task = Some(task.clone());
+    /// Whether a task that runs this call is to end it.
+    pub(super) fn is_cut(&self, call: usize) -> bool {
+        let is_cut = || self.state().calls.get(call).is_some_and(|slot| slot.cut);
+        self.cut_one.load(Ordering::Relaxed) && is_cut()
+    }
+
+    /// The task that runs this call waits: for the service, if that has just said so, else for the peer.
+    pub(super) fn waits(&self, call: usize, task: &Waker) {
+        let is_new = self.change(|state| {
+            let Some(slot) = state.calls.get_mut(call).filter(|slot| slot.used) else {
+                return false;
+            };
+            if !std::mem::take(&mut slot.served) && slot.waits.is_none() {
+                slot.waits = Some(clock::now());
+                state.waiting = state.waiting.saturating_add(1);
+            }
+            let is_new = slot.task.is_none();
+            if is_new {
+                slot.task = Some(task.clone());
+            }
+            is_new
+        });
+        // It may be cut off since before it was known whom to wake.
+        if is_new && self.is_cutting() {
+            task.wake_by_ref();
         }
-        slot.cut
     }
 
     /// From now on it is not waited for what comes between calls, but for the rest of what is under way.
@@ -237,9 +288,7 @@ impl Conn {
 
     /// A task of the connection begins that is no call's: a stream that was handed over to another protocol.
     pub(super) fn hold(self: &Arc<Self>) -> Held {
-        let mut state = self.state();
-        state.running = state.running.saturating_add(1);
-        drop(state);
+        self.change(|state| state.running = state.running.saturating_add(1));
         Held(Arc::clone(self))
     }
 
@@ -254,11 +303,7 @@ impl Conn {
 
     /// Whether nothing is due before that which was when it was last asked.
     pub(super) fn is_calm(&self) -> bool {
-        let state = self.state();
-        !state.came
-            && !state.heads.owes()
-            && state.blocked.is_none()
-            && state.calls.iter().all(|slot| slot.handed.is_none())
+        self.calm.load(Ordering::Relaxed)
     }
 
     /// What is due by now. A stream of HTTP/2 that nobody takes is cut off alone, if others of its connection go on.
@@ -273,6 +318,7 @@ impl Conn {
         let mut state = self.state();
         if std::mem::take(&mut state.came) {
             state.active = now;
+            self.calm.store(state.is_calm(), Ordering::Relaxed);
         }
         if state.heads.owes() {
             state.owing.get_or_insert(now);
@@ -305,10 +351,11 @@ impl Conn {
         }
         let mut stalled = Vec::new();
         for slot in state.calls.iter_mut().filter(|slot| slot.used && !slot.cut) {
-            match over(slot.handed, limits.write_stall) {
+            match over(slot.waits, limits.write_stall) {
                 Some((true, _)) => match slot.task.take() {
                     Some(task) => {
                         slot.cut = true;
+                        self.cut_one.store(true, Ordering::Relaxed);
                         stalled.push(task);
                     }
                     None => return Due::Close(Closed::WriteStalled),
@@ -329,7 +376,8 @@ impl Conn {
 #[derive(Debug)]
 pub(super) struct Call {
     conn: Arc<Conn>,
-    id: usize,
+    /// Its place, for HTTP/2.
+    id: Option<usize>,
     was_cut: bool,
 }
 
@@ -353,37 +401,78 @@ impl Call {
         self.was_cut = true;
     }
 
-    /// A part of the body was handed on, or asked for again.
-    pub(super) fn handed(&self, at: Option<Instant>) {
-        let mut state = self.conn.state();
-        if let Some(slot) = state.calls.get_mut(self.id) {
-            slot.handed = at;
+    /// Its task is about to wait for the service, not for the peer.
+    pub(super) fn waits(&self) {
+        if let Some(id) = self.id
+            && let Some(slot) = self.conn.state().calls.get_mut(id)
+        {
+            slot.served = true;
+        }
+    }
+
+    /// More of its body is asked for: what was handed on is taken.
+    pub(super) fn taken(&self) {
+        if let Some(id) = self.id {
+            self.conn.change(|state| state.taken(id));
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let now = crate::clock::now();
-        let mut state = self.conn.state();
-        if let Some(slot) = state.calls.get_mut(self.id) {
-            *slot = Slot::default();
-        }
-        state.ended(now);
-        state.served = state.served.saturating_add(1);
-        drop(state);
+        let task = self.conn.change(|state| {
+            state.ended();
+            state.served = state.served.saturating_add(1);
+            self.id.and_then(|id| state.release(id))
+        });
+        // Not under the lock: it may be the last to know of its task.
+        drop(task);
         self.conn.counts.call_ended(self.was_cut);
     }
 }
 
 impl State {
+    fn is_calm(&self) -> bool {
+        !self.came && !self.heads.owes() && self.blocked.is_none() && self.waiting == 0
+    }
+
+    /// A call begins.
+    fn begun(&mut self) {
+        self.came = false;
+        // Whatever was wrong with the one before, it went on.
+        self.fault = None;
+        if !self.heads.owes() {
+            self.owing = None;
+        }
+        self.running = self.running.saturating_add(1);
+    }
+
     /// Something ended that ran.
-    fn ended(&mut self, now: Instant) {
+    fn ended(&mut self) {
         self.running = self.running.saturating_sub(1);
-        self.active = now;
         if self.running == 0 {
+            self.active = clock::now();
             self.heads.ended();
         }
+    }
+
+    /// The call in this place does not wait for the peer any more.
+    fn taken(&mut self, id: usize) {
+        let slot = self.calls.get_mut(id);
+        if slot.is_some_and(|slot| slot.waits.take().is_some()) {
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+    }
+
+    /// The call in this place has ended.
+    fn release(&mut self, id: usize) -> Option<Waker> {
+        self.taken(id);
+        self.free.push(id);
+        let slot = self.calls.get_mut(id)?;
+        slot.used = false;
+        slot.served = false;
+        slot.cut = false;
+        slot.task.take()
     }
 }
 
@@ -393,6 +482,6 @@ pub(super) struct Held(Arc<Conn>);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.state().ended(crate::clock::now());
+        self.0.change(State::ended);
     }
 }

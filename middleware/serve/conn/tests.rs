@@ -1,5 +1,8 @@
+use std::{sync::atomic::AtomicUsize, task::Wake};
+
+use tokio::time::advance;
+
 use super::*;
-use crate::clock;
 
 fn conn() -> (Arc<Conn>, Instant) {
     let now = clock::now();
@@ -107,31 +110,74 @@ fn it_is_looked_at_again_later_whatever_the_limits_are() {
 fn what_nobody_takes_is_due() {
     let (conn, start) = conn();
     came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
-    let call = conn.begin(Framing::None);
-    call.handed(Some(after(start, 5)));
-    assert_eq!(conn.due(after(start, 6)), Due::At(after(start, 35)));
-    call.handed(None);
-    assert!(matches!(conn.due(after(start, 36)), Due::At(_)));
+    let _call = conn.begin(Framing::None);
     conn.wrote(true, after(start, 40));
+    assert!(!conn.is_calm());
     assert_eq!(conn.due(after(start, 70)), Due::Close(Closed::WriteStalled));
     conn.wrote(false, after(start, 70));
+    assert!(conn.is_calm());
     assert!(matches!(conn.due(after(start, 71)), Due::At(_)));
 }
 
-#[test]
-fn a_stream_with_a_task_is_cut_off_alone() {
+/// A connection of HTTP/2 with one stream, and its place.
+fn stream() -> (Arc<Conn>, Instant, Call, usize) {
     let (conn, start) = conn();
-    let call = conn.begin(Framing::None);
+    came(&conn, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", start);
+    let call = conn.begin_stream();
     let id = conn.take_newest().expect("it has just begun");
-    assert!(!conn.is_cut(id, Waker::noop()));
-    call.handed(Some(start));
-    assert!(matches!(
-        conn.due(after(start, 30)),
-        Due::Close(Closed::HeadTimeout)
-    ));
-    came(&conn, b"GET / HTTP/1.1\r\n\r\n", start);
-    let another = conn.begin(Framing::None);
+    (conn, start, call, id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_its_peer_does_not_take_is_due() {
+    let (conn, start, call, id) = stream();
+    call.waits();
+    conn.waits(id, Waker::noop());
+    assert!(conn.is_calm(), "it waits for its service");
+    conn.waits(id, Waker::noop());
+    assert!(!conn.is_calm());
+    assert_eq!(conn.due(after(start, 6)), Due::At(after(start, 30)));
+    advance(Duration::from_secs(20)).await;
+    conn.waits(id, Waker::noop());
+    let due = conn.due(after(start, 20));
+    assert_eq!(due, Due::At(after(start, 30)), "it was woken for nothing");
+    call.taken();
+    assert!(conn.is_calm());
+    assert_eq!(conn.due(after(start, 30)), Due::At(after(start, 60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_with_a_task_is_cut_off_alone() {
+    let (conn, start, call, id) = stream();
+    let another = conn.begin_stream();
+    conn.waits(id, Waker::noop());
+    assert!(!conn.is_cut(id));
     assert!(matches!(conn.due(after(start, 30)), Due::At(_)));
-    assert!(conn.is_cut(id, Waker::noop()));
-    drop((call, another));
+    assert!(conn.is_cut(id));
+    drop(call);
+    assert!(conn.is_calm());
+    let next = conn.begin_stream();
+    assert_eq!(conn.take_newest(), Some(id), "its place is free");
+    assert!(!conn.is_cut(id));
+    drop((another, next));
+}
+
+#[test]
+fn a_stream_whose_task_was_not_known_when_all_were_cut_off_is_woken() {
+    let (conn, _, _call, id) = stream();
+    let woken = Arc::new(Woken::default());
+    let task = Waker::from(Arc::clone(&woken));
+    conn.cut();
+    conn.waits(id, &task);
+    conn.waits(id, &task);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
