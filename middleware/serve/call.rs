@@ -140,6 +140,7 @@ where
                 protocol: Protocol::Http,
                 is_two: false,
                 is_handed: false,
+                last_frames: LAST_FRAMES,
             })));
         }
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
@@ -163,6 +164,7 @@ where
             protocol,
             is_two,
             is_handed: false,
+            last_frames: LAST_FRAMES,
         })))
     }
 }
@@ -203,6 +205,8 @@ pin_project! {
         is_two: bool,
         // Whether a part was handed on and nothing asked for since.
         is_handed: bool,
+        // What may still be handed on once the call is to be cut off.
+        last_frames: u8,
     }
 
     impl<B> PinnedDrop for CallBody<B> {
@@ -235,28 +239,35 @@ where
             Ok(inner) => inner,
             Err(own) => return Poll::Ready(own.map(Ok)),
         };
-        if let Some(call) = this.call.as_mut() {
-            if call.is_cut() {
-                call.was_cut();
-                cut_off(|| this.content.set(Content::nothing()));
-                return Poll::Ready(Some(last(*this.protocol)));
-            }
-            if std::mem::take(this.is_handed) {
-                call.taken();
-            }
+        let is_cut = this.call.as_ref().is_some_and(Call::is_cut);
+        if let Some(call) = this.call.as_mut()
+            && std::mem::take(this.is_handed)
+        {
+            call.taken();
         }
-        let mut polled = match this.rest.take() {
-            Some(rest) => Some(Ok(Frame::data(rest))),
-            None => match inner.as_mut().poll_frame(context) {
-                Poll::Ready(polled) => polled.map(|frame| frame.map_err(Into::into)),
-                Poll::Pending => {
-                    if let Some(call) = this.call.as_ref() {
-                        call.waits();
-                    }
-                    return Poll::Pending;
-                }
-            },
+        let polled = if is_cut && *this.last_frames == 0 {
+            Poll::Pending
+        } else if let Some(rest) = this.rest.take() {
+            Poll::Ready(Some(Ok(Frame::data(rest))))
+        } else {
+            let polled = inner.as_mut().poll_frame(context);
+            polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
         };
+        let Poll::Ready(mut polled) = polled else {
+            let Some(call) = this.call.as_mut() else {
+                return Poll::Pending;
+            };
+            if !is_cut {
+                call.waits();
+                return Poll::Pending;
+            }
+            call.was_cut();
+            cut_off(|| this.content.set(Content::nothing()));
+            return Poll::Ready(Some(last(*this.protocol)));
+        };
+        if is_cut {
+            *this.last_frames = this.last_frames.saturating_sub(1);
+        }
         let data = match &mut polled {
             Some(Ok(frame)) => frame.data_mut(),
             _ => None,
@@ -296,6 +307,10 @@ impl<B> fmt::Debug for CallBody<B> {
         f.debug_struct("CallBody").finish_non_exhaustive()
     }
 }
+
+/// An answer that is there when its call is to be cut off is whole: its data and trailers, should they come apart. One that
+/// goes on and on ends nevertheless.
+const LAST_FRAMES: u8 = 4;
 
 /// What a stream of HTTP/2 hands on at once: what follows waits until the peer takes it, and how much a peer that takes
 /// nothing makes the server hold is bounded.
