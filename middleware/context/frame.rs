@@ -298,7 +298,9 @@ impl Scope {
     pub(crate) fn own<B>(&mut self, request: &Request<B>) {
         if !self.joined && self.frame.is_none() {
             let mut frame = Frame::of(request);
-            frame.request_id = request.extensions().get::<RequestId>().cloned();
+            if self.strayed {
+                frame.request_id = request.extensions().get().cloned();
+            }
             self.frame = Some(frame);
         }
     }
