@@ -11,7 +11,7 @@ use plimsoll::{
     serve::{Closed, Drain},
     server::access_log::AccessLogLayer,
 };
-use tokio::{net::TcpListener, runtime::Builder, task::yield_now};
+use tokio::{runtime::Builder, task::yield_now};
 
 use crate::{
     common::{lines::Lines, wire::read_until},
