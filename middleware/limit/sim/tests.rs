@@ -1,5 +1,7 @@
 //! The limit holds what it was designed for: bars below are the design's own simulation less 0.02.
 
+use std::cell::Cell;
+
 use super::{Fault, Outcome, Scenario, WORKLOADS, Work, Workload, run};
 
 const SEEDS: [u64; 2] = [11, 12];
@@ -167,11 +169,13 @@ fn calls_that_hang_do_not_take_the_limit_with_them() {
     }
 }
 
-/// Five seeds of each workload, 1,000 with `PLIMSOLL_LONG=1`.
+/// Five seeds of each workload, 1,000 with `PLIMSOLL_LONG=1`: of those 0.5 % have less than 0.8 of the capacity in the four
+/// seconds that are looked at.
 #[test]
 fn after_10_s_in_which_everybody_hangs_up_all_is_as_before() {
     let long = std::env::var("PLIMSOLL_LONG").is_ok_and(|long| long == "1");
     let seeds = if long { 1_000 } else { 5 };
+    let low = Cell::new(0);
     let goodput = mean_of(&WORKLOADS, &Vec::from_iter(41..41 + seeds), |load, seed| {
         let outcome = run(&Scenario {
             load,
@@ -182,10 +186,14 @@ fn after_10_s_in_which_everybody_hangs_up_all_is_as_before() {
             seed,
         });
         let goodput = outcome.goodput_out(30.0, 34.0, 1.0);
-        assert!(goodput > 0.7, "{} with {seed}: {goodput:.3}", load.name);
+        low.set(low.get() + u64::from(goodput < 0.8));
         goodput
     });
-    assert!(goodput > 0.95, "{goodput:.3}");
+    let low = low.get();
+    assert!(
+        goodput > 0.95 && low <= seeds * 6 / 100,
+        "{goodput:.3} {low}"
+    );
 }
 
 #[test]
