@@ -100,6 +100,7 @@ where
                     return Poll::Ready(Event::Phase);
                 }
                 is_set = true;
+                conn.runs_in(context.waker());
                 poll_due(&conn, &aging, &mut timer, context).map(Event::Due)
             })
             .await

@@ -46,6 +46,8 @@ pub(super) struct Conn {
     /// Whether the server cuts off what still runs.
     cutting: AtomicBool,
     /// What is kept until it is closed, if there is anything.
+    /// The task that runs it.
+    task: OnceLock<Waker>,
     belongings: OnceLock<Belongings>,
 }
 
@@ -132,6 +134,7 @@ impl Conn {
             cut_one: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             cutting: AtomicBool::new(false),
+            task: OnceLock::new(),
             belongings: OnceLock::new(),
         }
     }
@@ -224,13 +227,19 @@ impl Conn {
         self.cut_one.load(Ordering::Relaxed) && is_cut()
     }
 
+    /// It runs in this task, always.
+    pub(super) fn runs_in(&self, task: &Waker) {
+        self.task.get_or_init(|| task.clone());
+    }
+
     /// The task that runs this call waits: for the service, if that has just said so, else for the peer.
     pub(super) fn waits(&self, call: usize, task: &Waker) {
-        let is_new = self.change(|state| {
+        let (is_new, begins) = self.change(|state| {
             let Some(slot) = state.calls.get_mut(call).filter(|slot| slot.used) else {
-                return false;
+                return (false, false);
             };
-            if !std::mem::take(&mut slot.served) && slot.waits.is_none() {
+            let begins = !std::mem::take(&mut slot.served) && slot.waits.is_none();
+            if begins {
                 slot.waits = Some(clock::now());
                 state.waiting = state.waiting.saturating_add(1);
             }
@@ -238,8 +247,12 @@ impl Conn {
             if is_new {
                 slot.task = Some(task.clone());
             }
-            is_new
+            (is_new, begins)
         });
+        // The connection may rest since before it was known that something is due.
+        if begins && let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
         // It may be cut off since before it was known whom to wake.
         if is_new && self.is_cutting() {
             task.wake_by_ref();

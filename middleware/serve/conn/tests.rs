@@ -173,6 +173,20 @@ fn a_stream_whose_task_was_not_known_when_all_were_cut_off_is_woken() {
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
 }
 
+#[test]
+fn a_stream_that_begins_to_wait_for_its_peer_has_its_connection_look_at_it() {
+    let (conn, _, call, id) = stream();
+    let woken = Arc::new(Woken::default());
+    conn.runs_in(&Waker::from(Arc::clone(&woken)));
+    let times = || woken.0.load(Ordering::Relaxed);
+    call.waits();
+    conn.waits(id, Waker::noop());
+    assert_eq!(times(), 0, "it waits for its service");
+    conn.waits(id, Waker::noop());
+    conn.waits(id, Waker::noop());
+    assert_eq!(times(), 1);
+}
+
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
